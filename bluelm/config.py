@@ -1,0 +1,71 @@
+"""Settings, read once from BLUELM_* environment variables and the file bluelm.toml beside app.py (the former win)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from bluelm.errors import SettingError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """All that can be set; each field is also the variable BLUELM_<NAME>. Address and port are Streamlit's (its config.toml)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BLUELM_", toml_file=ROOT / "bluelm.toml", extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model: str = Field("", description="a model folder or .gguf file; empty: the embedded demo model")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
+    threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: one per core")
+    context: int = Field(0, ge=0, description="tokens of prompt and answer together; 0: all that the model can hold")
+    cache_tokens: int = Field(0, ge=0, description="tokens of KV cache; 0: chosen from the memory at hand")
+    max_running: int = Field(32, ge=1, le=1024, description="answers made at the same time")
+    max_waiting: int = Field(256, ge=1, description="requests that may wait; one more is refused with 429")
+    step_tokens: int = Field(0, ge=0, description="prompt tokens computed per step beside the answers; 0: by device")
+    abandon_after_s: float = Field(15.0, gt=0, description="an answer on the page that nobody watches ends after this")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings; `given` wins over environment and file. Raises SettingError, which names each bad one."""
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith("BLUELM_") and name.removeprefix("BLUELM_").lower() not in Settings.model_fields
+    )
+    if unknown:
+        known = ", ".join(f"BLUELM_{name.upper()}" for name in Settings.model_fields)
+        raise SettingError(f"Unknown setting: {', '.join(unknown)}. Known are {known}.")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SettingError(
+            f"Bad setting: {faults}. Set BLUELM_<NAME> in the environment, or the name in bluelm.toml, to a good value."
+        ) from None
+    except ValueError as error:  # a file that is not TOML
+        raise SettingError(f"bluelm.toml cannot be read: {error}. Correct or remove the file.") from None

@@ -1,0 +1,44 @@
+"""The one swap point: `Engine`, and `open_engine`, which makes the one that the settings ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from bluelm.engine.generation import Generation
+from bluelm.types import EngineState, Prompt, SamplingParams
+
+if TYPE_CHECKING:
+    from bluelm.config import Settings
+
+__all__ = ["Engine", "Generation", "open_engine"]
+
+
+class Engine(Protocol):
+    """What makes answers: a process on this machine, a server elsewhere, or a fake in tests. Safe to share."""
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+        """Start an answer, having checked everything that can be known now.
+
+        prompt: messages (put into the model's own template) or a plain text to continue.
+        drop_oldest: leave out whole oldest turns (never the system message or the last one) until prompt and answer
+        fit; otherwise what does not fit is refused. Blocks for some milliseconds, until the engine has said yes or no.
+
+        Raises InvalidRequest and its kinds, QueueFull, EngineUnavailable and its kinds. Once a Generation is returned,
+        only what could not be known before (EngineDied, GenerationFailed) can still be raised, by reading it.
+        """
+        ...
+
+    def state(self) -> EngineState:
+        """How the engine is at the moment; never blocks, never raises."""
+        ...
+
+    def close(self) -> None:
+        """End it: open answers fail with EngineDown. May be called twice."""
+        ...
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings ask for; it returns at once and loads behind the scenes (see `state`)."""
+    from bluelm.engine.client import EngineProcess
+
+    return EngineProcess(settings)

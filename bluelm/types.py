@@ -1,0 +1,186 @@
+"""The few values that cross every room: what is asked, how, and what comes back. Frozen; standard library only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bluelm.errors import InvalidParameter
+
+MAX_STOP_STRINGS = 16
+SEED_LIMIT = 2**63
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class ModelKind(StrEnum):
+    CHAT = "chat"
+    BASE = "base"  # plain completion, no template
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended. An answer that failed has none: reading it raises its error instead."""
+
+    STOP = "stop"  # the model ended its turn
+    STOP_STRING = "stop_string"  # one of SamplingParams.stop came up (and was left out)
+    LENGTH = "length"  # max_length new tokens were made, or the window is full
+    CANCELLED = "cancelled"  # somebody stopped it
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "role", Role(self.role))
+        except ValueError:
+            raise InvalidParameter("role", self.role, f"one of {', '.join(Role)}") from None
+        if not isinstance(self.content, str):
+            raise InvalidParameter("content", self.content, "a string")
+
+
+Prompt = tuple[Message, ...] | str
+"""Chat messages, to be put into the model's own template, or a plain text to be continued as it is."""
+
+
+def _number(name: str, value: Any, low: float, high: float, must: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidParameter(name, value, must)
+    if not low <= value <= high:
+        raise InvalidParameter(name, value, must)
+
+
+def _integer(name: str, value: Any, low: int, high: int, must: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidParameter(name, value, must)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How an answer is to be sampled; flows unchanged from the sidebar or HTTP to the sampler.
+
+    max_length: new tokens at most, 1 or more; None for all that fits in the window.
+    temperature: 0 takes the likeliest token each time (greedy), 2 is the most random.
+    top_p: keep the likeliest tokens up to this share of probability, above 0 and up to 1 (off).
+    top_k: keep this many of the likeliest tokens; 0 is off.
+    repetition_penalty: divide (or multiply, below zero) the logits of tokens seen in prompt and answer; 1 is off.
+    seed: the same seed, prompt and settings give the same text; None draws one, told in Usage.seed.
+    stop: the answer ends before any of these strings.
+
+    Raises InvalidParameter, which names the field.
+    """
+
+    max_length: int | None = None
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None:
+            _integer("max_length", self.max_length, 1, 2**31, "a whole number of new tokens, 1 or more")
+        _number("temperature", self.temperature, 0.0, 2.0, "a number from 0 to 2")
+        _number("top_p", self.top_p, 1e-6, 1.0, "a number above 0 and up to 1")
+        _integer("top_k", self.top_k, 0, 2**31, "a whole number, 0 (off) or more")
+        _number("repetition_penalty", self.repetition_penalty, 0.1, 10.0, "a number from 0.1 to 10")
+        if self.seed is not None:
+            _integer("seed", self.seed, 0, SEED_LIMIT - 1, f"a whole number from 0 to {SEED_LIMIT - 1}")
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        must = f"up to {MAX_STOP_STRINGS} non-empty strings"
+        if isinstance(self.stop, str) or not isinstance(self.stop, (tuple, list)):
+            raise InvalidParameter("stop", self.stop, must)
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if len(self.stop) > MAX_STOP_STRINGS or not all(isinstance(s, str) and s for s in self.stop):
+            raise InvalidParameter("stop", self.stop, must)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost. Times are seconds; the clock starts when the engine accepted the request.
+
+    prompt_tokens: tokens of the whole prompt, template included; cached_tokens of them were still in the cache.
+    completion_tokens: tokens made, the closing one included.
+    queue_s: until the first prompt token was computed. ttft_s: until the first new token. total_s: until the end.
+    seed: the seed in use, drawn if none was given.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_s: float = 0.0
+    ttft_s: float = 0.0
+    total_s: float = 0.0
+    seed: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second after the first one; 0 where there were fewer than two."""
+        decode_s = self.total_s - self.ttft_s
+        return (self.completion_tokens - 1) / decode_s if self.completion_tokens > 1 and decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer: whole characters only. The last one carries finish_reason and usage."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model that is served.
+
+    context: tokens of prompt and answer together. parameters: how many numbers it has. device, dtype: torch's names.
+    defaults: the settings to start from (its generation_config). demo: the small embedded model.
+    """
+
+    id: str
+    kind: ModelKind
+    context: int
+    parameters: int = 0
+    dtype: str = ""
+    device: str = ""
+    demo: bool = False
+    defaults: SamplingParams = field(default_factory=SamplingParams)
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"  # the process died and is coming back
+    DOWN = "down"  # it gave up; `detail` says why
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """The engine at a glance.
+
+    progress: of the load, 0 to 1; detail: what is being done, or what went wrong. model: None until it is known.
+    running, waiting: requests. cache_used, cache_total: tokens of KV cache. restarts: times it died.
+    pid: of the process, or None.
+    """
+
+    phase: Phase
+    progress: float = 0.0
+    detail: str = ""
+    model: ModelInfo | None = None
+    running: int = 0
+    waiting: int = 0
+    cache_used: int = 0
+    cache_total: int = 0
+    restarts: int = 0
+    pid: int | None = None

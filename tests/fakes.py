@@ -1,0 +1,105 @@
+"""The one fake: an Engine that writes letters instead of running a model, for tests of everything above it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from bluelm.engine import Generation
+from bluelm.errors import BlueLMError, EngineDown, PromptTooLong, QueueFull
+from bluelm.types import Chunk, EngineState, FinishReason, ModelInfo, ModelKind, Phase, Prompt, SamplingParams, Usage
+
+INFO = ModelInfo(id="fake", kind=ModelKind.CHAT, context=1000, parameters=7, dtype="float32", device="cpu")
+
+
+def echo(prompt: Prompt, params: SamplingParams) -> Iterable[str]:
+    """Say the last message back, a word at a time."""
+    last = prompt if isinstance(prompt, str) else prompt[-1].content
+    return [word + " " for word in last.split()]
+
+
+class FakeEngine:
+    """Counts a character as a token. `script(prompt, params)` gives the pieces; `pause` seconds lie between them.
+
+    Set `now` to an EngineState that is not ready, or `refusal` to an error, to have submit raise; `fail_after` pieces
+    make an answer fail with `failure`.
+    """
+
+    def __init__(
+        self, script: Callable[[Prompt, SamplingParams], Iterable[str]] = echo, *, pause: float = 0.0, slots: int = 32
+    ) -> None:
+        self.script, self.pause, self.slots = script, pause, slots
+        self.now = EngineState(Phase.READY, 1.0, model=INFO, cache_total=10_000)
+        self.refusal: BlueLMError | None = None
+        self.failure: BlueLMError | None = None
+        self.fail_after = 0
+        self.seen: list[tuple[Prompt, SamplingParams]] = []
+        self.running: dict[str, threading.Event] = {}
+        self._ids = itertools.count(1)
+        self._closed = False
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+        self._refuse()
+        size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
+        dropped = 0
+        if not isinstance(prompt, str):
+            while drop_oldest and size + (params.max_length or 1) > INFO.context and len(prompt) > 1:
+                size, prompt, dropped = size - len(prompt[0].content), prompt[1:], dropped + 1
+        if size + (params.max_length or 1) > INFO.context:
+            raise PromptTooLong(size, params.max_length or 1, INFO.context)
+        self.seen.append((prompt, params))
+        stop = threading.Event()
+        seed = params.seed if params.seed is not None else 1
+        generation = Generation(
+            f"fake-{next(self._ids)}", model=INFO.id, prompt_tokens=size, window=INFO.context, seed=seed,
+            dropped=dropped, on_cancel=stop.set,
+        )  # fmt: skip
+        self.running[generation.id] = stop
+        threading.Thread(target=self._write, args=(generation, prompt, params, stop), daemon=True).start()
+        return generation
+
+    def _refuse(self) -> None:
+        from bluelm.errors import EngineLoading
+
+        if self._closed:
+            raise EngineDown("The engine is closed: start the app again.")
+        if self.refusal is not None:
+            raise self.refusal
+        if self.now.phase is not Phase.READY:
+            raise EngineLoading(self.now.detail or "loading", self.now.progress)
+        if len(self.running) >= self.slots:
+            raise QueueFull(len(self.running))
+
+    def _write(self, generation: Generation, prompt: Prompt, params: SamplingParams, stop: threading.Event) -> None:
+        begun, made, reason = time.monotonic(), 0, FinishReason.STOP
+        for piece in self.script(prompt, params):
+            if self.failure is not None and made >= self.fail_after:
+                self.running.pop(generation.id, None)
+                generation.fail(self.failure)
+                return
+            if stop.wait(self.pause) if self.pause else stop.is_set():
+                reason = FinishReason.CANCELLED
+                break
+            if params.max_length is not None and made >= params.max_length:
+                reason = FinishReason.LENGTH
+                break
+            made += 1
+            generation.push(Chunk(piece))
+        usage = Usage(
+            prompt_tokens=generation.prompt_tokens, completion_tokens=made, ttft_s=0.01,
+            total_s=time.monotonic() - begun + 0.02, seed=generation.seed,
+        )  # fmt: skip
+        self.running.pop(generation.id, None)
+        generation.push(Chunk("", reason, usage))
+
+    def state(self) -> EngineState:
+        from dataclasses import replace
+
+        return replace(self.now, running=len(self.running))
+
+    def close(self) -> None:
+        self._closed = True
+        for stop in list(self.running.values()):
+            stop.set()
