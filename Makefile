@@ -1,0 +1,34 @@
+# The same scripts serve people and CI. Everything is set up on the way: `make run` on a fresh machine is enough.
+SHELL = /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench clean
+export MODEL PORT PYTHON
+
+help:
+	@echo "make run [MODEL=folder-or-gguf] [PORT=6006]   set up what is missing, then serve the chat and the APIs"
+	@echo "make test                                    set up, then every check and test"
+	@echo "make setup [PYTHON=/path/to/python]          only set up .venv"
+	@echo "make lint | format | bench [ARGS=...] | clean"
+
+setup:
+	@scripts/setup
+
+run:
+	@scripts/run
+
+test:
+	@scripts/test
+
+lint:
+	@scripts/check
+
+format:
+	@scripts/format
+
+bench:
+	@scripts/setup && .venv/bin/python -m bench.cpu $(ARGS)
+
+clean:
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/output
+	@find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	@echo "Caches removed. The packages in .venv stay; for a set-up from scratch remove that folder too."

@@ -1,0 +1,62 @@
+"""Become the server: `streamlit run app.py`, with PORT and MODEL from the environment. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    address, port = where()
+    check_free(address, port)
+    if model := os.environ.get("MODEL"):
+        os.environ["BLUELM_MODEL"] = str(Path(model).expanduser())
+    print(f"Starting BlueLM Chat on http://{address}:{port} (Ctrl-C ends it).", flush=True)
+    # -m: works in a folder that was moved. execv: signals reach the server itself.
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", *sys.argv[1:]],
+    )
+
+
+def where() -> tuple[str, int]:
+    """Address and port: PORT first, then Streamlit's own variables, then its config.toml."""
+    server = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8")).get("server", {})
+    address = os.environ.get("STREAMLIT_SERVER_ADDRESS") or server.get("address", "127.0.0.1")
+    port = os.environ.get("PORT") or os.environ.get("STREAMLIT_SERVER_PORT") or str(server.get("port", 6006))
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        sys.exit(f"PORT is {port!r}: it must be a whole number from 1 to 65535.")
+    return address, int(port)
+
+
+def check_free(address: str, port: int) -> None:
+    """End with a sentence where the port cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: no wait after a restart
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            sys.exit(remedy(error, address, port))
+
+
+def remedy(error: OSError, address: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} is taken by another program (perhaps this app runs already: http://{address}:{port}). "
+            "End that one, or take another port: make run PORT=6007."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {port} is reserved for the system: take one from 1024 up, as in make run PORT=6006."
+    return f"{address}:{port} cannot be served: {error.strerror}. See server.address in .streamlit/config.toml."
+
+
+if __name__ == "__main__":
+    main()
