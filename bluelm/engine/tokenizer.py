@@ -1,0 +1,106 @@
+"""Text to token ids and back, for every kind of checkpoint that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bluelm.engine import gguf_tokenizer
+from bluelm.engine.detokenizer import IncrementalDecoder, StopStrings
+from bluelm.engine.specials import Names
+from bluelm.errors import InvalidParameter
+from bluelm.prompt import JinjaTemplate, Part, PromptTemplate
+
+__all__ = ["IncrementalDecoder", "StopStrings", "Tokenizer", "from_gguf"]
+
+
+class Tokenizer:
+    """One loaded tokenizer. Safe to share between threads.
+
+    size: ids are 0 .. size - 1; what the embedding table has beyond must never be sampled.
+    eos_ids: tokens that end a sequence. stop_ids: those, and the template's stop markers.
+    special_ids: tokens without text (control tokens); chat markers that are ordinary pieces are not among them.
+    bos_id: what `encode` puts in front, or None. template: how messages become a prompt; None for a base model.
+
+    encode_text: ids of a whole string in which special tokens have their secret names. table: see IncrementalDecoder.
+    """
+
+    def __init__(
+        self,
+        encode_text: Callable[[str], list[int]],
+        table: Sequence[bytes],
+        names: Names,
+        *,
+        special_ids: Collection[int],
+        eos_ids: Collection[int],
+        bos_id: int | None,
+        template: PromptTemplate | None,
+    ) -> None:
+        self._encode_text = encode_text
+        self._table = table
+        self._names = names
+        self.size = len(table)
+        self.special_ids = frozenset(special_ids)
+        self.eos_ids = frozenset(eos_ids)
+        self.bos_id = bos_id
+        self.template = template
+        markers = template.stop_markers if template else ()
+        self.stop_ids = self.eos_ids | {id for marker in markers if (id := names.id_of(marker)) is not None}
+
+    def encode(self, parts: Sequence[Part]) -> list[int]:
+        """The ids of a prompt, as if its whole string were tokenized at once.
+
+        Special tokens and markers written by trusted parts become their ids; the same letters in untrusted parts, or
+        across a seam, are ordinary text. bos comes first, unless the template writes its own.
+        Raises InvalidParameter for text that is not Unicode (a lone surrogate).
+        """
+        text = "".join(self._names.rename(part.text) if part.trusted else part.text for part in parts)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            bad = text[error.start : error.end]
+            raise InvalidParameter("content", bad, "whole Unicode characters, not half of a surrogate pair") from None
+        ids = self._encode_text(text)
+        templated = any(part.trusted for part in parts)
+        writes_bos = templated and self.template is not None and self.template.writes_bos
+        return ids if self.bos_id is None or writes_bos else [self.bos_id, *ids]
+
+    def decoder(self) -> IncrementalDecoder:
+        """For one answer: text that goes on where a prompt ended, so a leading space is kept; control tokens are ''."""
+        return IncrementalDecoder(self._table)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, as `decoder` gives it."""
+        decoder = self.decoder()
+        return "".join(map(decoder.push, ids)) + decoder.flush()
+
+    def piece(self, id: int) -> str:
+        """One token for display: special tokens by name, bytes that are no whole character as \\xNN."""
+        return self._names.public.get(id) or self._table[id].decode("utf-8", "backslashreplace")
+
+
+def from_gguf(source: Path | str | Any) -> Tokenizer:
+    """The tokenizer of a GGUF file, given by its path or as an open `gguf.GGUFReader`.
+
+    Raises CheckpointError for what cannot be read, and for other kinds than SmolLM2's.
+    """
+    if isinstance(source, (Path, str)):
+        metadata: Mapping[str, Any] = gguf_tokenizer.read_metadata(Path(source))
+    else:
+        wanted = [key for key in source.fields if key.startswith("tokenizer.")]
+        metadata = {key: source.fields[key].contents() for key in wanted}
+    fast, names = gguf_tokenizer.build(metadata)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+    chat = metadata.get("tokenizer.chat_template")
+    spelled = {f"{name}_token": tokens[id] for name, id in (("bos", bos), ("eos", eos)) if id is not None}
+    return Tokenizer(
+        lambda text: fast.encode(text, add_special_tokens=False).ids,
+        gguf_tokenizer.byte_table(metadata),
+        names,
+        special_ids=[id for id, kind in enumerate(metadata["tokenizer.ggml.token_type"]) if kind == 3],
+        eos_ids=[] if eos is None else [eos],
+        bos_id=bos if metadata.get("tokenizer.ggml.add_bos_token") else None,
+        template=JinjaTemplate(chat, spelled) if chat else None,
+    )
