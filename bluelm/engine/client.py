@@ -1,0 +1,234 @@
+"""The app's side of the engine process: starts it, watches it, starts it anew, and hands its news to those who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+
+from bluelm.config import ROOT, Settings
+from bluelm.engine.generation import Generation
+from bluelm.engine.wire import (
+    Accepted,
+    Cancel,
+    Configure,
+    Fatal,
+    Grown,
+    Line,
+    Loading,
+    Pulse,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+    ToApp,
+)
+from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable
+from bluelm.types import Chunk, EngineState, Phase, Prompt, SamplingParams
+
+SILENCE_S = 30.0  # without a sign of life for so long, the process is taken for dead
+ANSWER_S = 30.0  # for a yes or no to a request
+LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
+log = logging.getLogger("bluelm.engine")
+
+
+class EngineProcess:
+    """An Engine in a process of its own. One thread here supervises it; `submit` and the rest are for any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._state = EngineState(Phase.LOADING, detail="starting")
+        self._line: Line | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies: dict[str, queue.SimpleQueue[Accepted | BlueLMError]] = {}
+        self._open: dict[str, Generation] = {}
+        self._ids = itertools.count(1)
+        self._closed = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
+        self._supervisor.start()
+
+    # --- Engine ---
+
+    def state(self) -> EngineState:
+        with self._lock:
+            return self._state
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+        id = f"{os.getpid():x}-{time.time_ns():x}-{next(self._ids):x}"
+        messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
+        reply: queue.SimpleQueue[Accepted | BlueLMError] = queue.SimpleQueue()
+        with self._lock:
+            self._refuse_unless_ready()
+            line, model = self._line, self._state.model
+            assert line is not None and model is not None
+            generation = Generation(
+                id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id)
+            )
+            # Both are known before the engine can speak of them: its first news may come right behind its yes.
+            self._replies[id], self._open[id] = reply, generation
+        try:
+            line.send(Submit(id, messages, text, params, drop_oldest))
+            answer = reply.get(timeout=ANSWER_S)
+        except OSError:
+            answer = EngineDied("the line was cut")
+        except queue.Empty:
+            self._cancel(id)
+            answer = EngineUnavailable(f"The engine gave no answer for {ANSWER_S:.0f} seconds: try again later.")
+        with self._lock:
+            self._replies.pop(id, None)
+            if isinstance(answer, BlueLMError):
+                self._open.pop(id, None)
+        if isinstance(answer, BlueLMError):
+            raise answer
+        generation.prompt_tokens, generation.dropped = answer.prompt_tokens, answer.dropped
+        generation.seed = answer.seed
+        return generation
+
+    def close(self) -> None:
+        self._closed.set()
+        self._kill()
+        if threading.current_thread() is not self._supervisor:
+            self._supervisor.join(timeout=10)
+
+    # --- inside ---
+
+    def _refuse_unless_ready(self) -> None:
+        state = self._state
+        if self._closed.is_set():
+            raise EngineDown("The engine was closed: start the app again.")
+        if state.phase is Phase.DOWN:
+            raise EngineDown(f"The engine is down: {state.detail}", why=state.detail)
+        if state.phase is not Phase.READY:
+            raise EngineLoading(state.detail or state.phase.value, state.progress)
+
+    def _cancel(self, id: str) -> None:
+        with self._lock:
+            line = self._line
+        if line is not None:
+            with contextlib.suppress(OSError):  # cut: the supervisor is ending this answer with EngineDied
+                line.send(Cancel(id))
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def _set(self, **changes: object) -> None:
+        with self._lock:
+            self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+
+    def _supervise(self) -> None:
+        failures = 0
+        while not self._closed.is_set():
+            begun = time.monotonic()
+            why = self._run_once()
+            was_ready = self.state().phase is Phase.READY
+            self._lose_all(EngineDown("The engine was closed.") if self._closed.is_set() else EngineDied(why))
+            if self._closed.is_set() or self.state().phase is Phase.DOWN:
+                break
+            failures = 0 if was_ready and time.monotonic() - begun > 60 else failures + 1
+            if not was_ready and failures >= LOAD_TRIES:
+                self._set(phase=Phase.DOWN, detail=f"it died {failures} times while loading ({why}); see its log above")
+                break
+            log.error("the engine process ended (%s); starting it again", why)
+            restarts = self.state().restarts + 1
+            self._set(phase=Phase.RESTARTING, progress=0.0, detail="restarting", restarts=restarts, pid=None)
+            self._closed.wait(0 if failures <= 1 else min(2.0 ** (failures - 2), 30.0))
+        self._closed.wait()
+        self._set(phase=Phase.DOWN, pid=None, running=0, waiting=0)
+
+    def _run_once(self) -> str:
+        """Start the process and read its line until it is cut; why it was."""
+        connection = self._start()
+        assert self._line is not None and self._process is not None
+        why = ""
+        try:
+            while not why:
+                if not wait([connection], timeout=SILENCE_S):
+                    why = f"no sign of life for {SILENCE_S:.0f} seconds"
+                    break
+                self._hear(self._line.receive())
+        except (EOFError, OSError):
+            pass
+        self._kill()
+        code = self._process.wait()
+        with self._lock:
+            self._line.close()
+            self._line = None
+        return why or _ending(code)
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bluelm.engine.worker", str(theirs.fileno())],
+                cwd=ROOT, pass_fds=[theirs.fileno()], process_group=0, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            connection = Connection(ours.detach())
+        line = Line(connection, ToApp)
+        with self._lock:
+            self._process, self._line = process, line
+            self._state = replace(self._state, pid=process.pid)
+        if self._closed.is_set():
+            self._kill()
+        with contextlib.suppress(OSError):
+            line.send(Configure(self._settings.model_dump(mode="json")))
+        return connection
+
+    def _hear(self, said: ToApp) -> None:
+        match said:
+            case Step(news):
+                for grown in news:
+                    self._tell(grown.id, grown)
+            case Accepted(id) | Refused(id):
+                reply = self._replies.get(id)
+                if reply is not None:
+                    reply.put(said if isinstance(said, Accepted) else BlueLMError.from_wire(said.error))
+            case Pulse(running, waiting, cache_used):
+                self._set(running=running, waiting=waiting, cache_used=cache_used)
+            case Loading(phase, progress):
+                self._set(detail=phase, progress=progress)
+            case Ready(model, cache_tokens):
+                self._set(phase=Phase.READY, progress=1.0, detail="", model=model, cache_total=cache_tokens)
+            case Fatal(error):
+                self._set(phase=Phase.DOWN, detail=error["message"])
+
+    def _tell(self, id: str, news: object) -> None:
+        with self._lock:
+            generation = self._open.get(id)
+            if generation is not None and not (isinstance(news, Grown) and news.finish is None):
+                del self._open[id]
+        if generation is None:
+            return
+        if isinstance(news, Grown):
+            generation.push(Chunk(news.text, news.finish, news.usage))
+        else:
+            generation.fail(BlueLMError.from_wire(news.error))  # type: ignore[attr-defined]
+
+    def _lose_all(self, error: BlueLMError) -> None:
+        with self._lock:
+            replies, self._replies = dict(self._replies), {}
+            lost, self._open = dict(self._open), {}
+            self._state = replace(self._state, running=0, waiting=0, cache_used=0)
+        for reply in replies.values():
+            reply.put(error)
+        for generation in lost.values():
+            generation.fail(error)
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"

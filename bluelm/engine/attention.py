@@ -1,0 +1,79 @@
+"""Attention over the paged KV cache in plain PyTorch: right on any device, and the oracle for kernels that are faster.
+
+The cache of one layer is two tensors [slots, kv_heads, head_dim]; slot = block * block_size + place in the block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a prompt in the step: tokens first .. first+count-1, after which its row has `length` tokens."""
+
+    first: int
+    count: int
+    slots: Tensor  # [length] int64: where the row's keys and values are
+    mask: Tensor | None  # [count, length] bool, True where attention looks; None: causal from the very start
+
+    @property
+    def causal(self) -> bool:
+        return self.mask is None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the model computes at once: `rows` tokens of as many answers first, then the spans' tokens.
+
+    tokens, positions, slots: [n] int64, slots being where the new keys and values go. row_slots: [rows, longest] int64,
+    the answers' cache slots padded with 0; row_mask: [rows, 1, 1, longest] bool, False at the padding.
+    sampled: [k] int64, the tokens whose logits are wanted.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: int
+    row_slots: Tensor | None
+    row_mask: Tensor | None
+    spans: tuple[Span, ...]
+    sampled: Tensor
+
+
+def paged_attention(query: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
+    """Softmax attention of each token over its own row's cache, its own key included.
+
+    query: [n, heads, head_dim]; keys, values: one layer's cache, already holding this step's tokens. Gives [n, heads * head_dim].
+    """
+    parts = []
+    if step.row_slots is not None:
+        parts.append(_rows(query[: step.rows], keys, values, step.row_slots, step.row_mask))
+    for span in step.spans:
+        parts.append(_span(query[span.first : span.first + span.count], keys, values, span))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rows(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, mask: Tensor | None) -> Tensor:
+    rows, longest = slots.shape
+    _, kv_heads, dim = keys.shape
+    flat = slots.view(-1)
+    k = keys.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
+    v = values.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
+    # The heads that share a key head stand where a sequence of queries would: no copy of keys per head is needed.
+    q = query.view(rows, kv_heads, -1, dim)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, -1)
+
+
+def _span(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
+    count, heads, dim = query.shape
+    repeat = heads // keys.shape[1]
+    k = keys.index_select(0, span.slots).transpose(0, 1).repeat_interleave(repeat, dim=0)[None]
+    v = values.index_select(0, span.slots).transpose(0, 1).repeat_interleave(repeat, dim=0)[None]
+    q = query.transpose(0, 1)[None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, is_causal=span.causal)
+    return out[0].transpose(0, 1).reshape(count, heads * dim)

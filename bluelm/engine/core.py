@@ -1,0 +1,148 @@
+"""Answers in the making: ties the scheduler's plans, the runner's tokens and the tokenizer's characters together.
+
+Knows tokens and text, no processes, no torch. One thread calls it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bluelm.engine.scheduler import Piece, Row, Scheduler
+from bluelm.engine.tokenizer import StopStrings, Tokenizer
+from bluelm.engine.wire import Failed, Grown
+from bluelm.errors import BlueLMError, GenerationFailed
+from bluelm.types import FinishReason, SamplingParams, Usage
+
+
+class Runs(Protocol):
+    """What computes a step (bluelm.engine.runner.Runner)."""
+
+    def run(self, pieces: Sequence[Piece]) -> list[int | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An accepted request. tokens: the prompt; max_new: tokens the answer may have; accepted_at: time.monotonic()."""
+
+    id: str
+    tokens: list[int]
+    params: SamplingParams
+    seed: int
+    max_new: int
+    accepted_at: float
+
+
+class _Answer:
+    """One request's text and times."""
+
+    def __init__(self, request: Request, row: Row, tokenizer: Tokenizer) -> None:
+        self.row = row
+        self.accepted_at = request.accepted_at
+        self.begun_at = self.first_at = 0.0
+        self.decoder = tokenizer.decoder()
+        self.stops = StopStrings(request.params.stop)
+
+    def grow(self, token: int) -> tuple[str, bool]:
+        """The characters that are now sure, and whether a stop string came up."""
+        return self.stops.push(self.decoder.push(token))
+
+    def rest(self) -> tuple[str, bool]:
+        """What was held back, at the end."""
+        text, hit = self.stops.push(self.decoder.flush())
+        return (text, hit) if hit else (text + self.stops.flush(), False)
+
+    def usage(self) -> Usage:
+        now = time.monotonic()
+        begun, first = self.begun_at or now, self.first_at or now
+        return Usage(
+            prompt_tokens=self.row.prompt_tokens,
+            completion_tokens=len(self.row.tokens) - self.row.prompt_tokens,
+            cached_tokens=self.row.cached,
+            queue_s=begun - self.accepted_at,
+            ttft_s=first - self.accepted_at,
+            total_s=now - self.accepted_at,
+            seed=self.row.seed,
+        )
+
+
+class EngineCore:
+    """Add requests, call `step` until `idle`; each step's news is returned. `cancel` takes effect at once."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runs, tokenizer: Tokenizer) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self._answers: dict[str, _Answer] = {}
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle
+
+    @property
+    def open(self) -> int:
+        """Answers running and waiting."""
+        return len(self._answers)
+
+    def add(self, request: Request) -> None:
+        row = Row(
+            request.id, list(request.tokens), request.params, request.seed, len(request.tokens) + request.max_new
+        )
+        self._answers[request.id] = _Answer(request, row, self.tokenizer)
+        self.scheduler.add(row)
+
+    def cancel(self, id: str) -> list[Grown | Failed]:
+        """End an answer, with the text it has; nothing if it has ended already."""
+        answer = self._answers.get(id)
+        if answer is None:
+            return []
+        text, _ = answer.rest()
+        return [self._end(answer, text, FinishReason.CANCELLED)]
+
+    def step(self) -> list[Grown | Failed]:
+        """Compute one step for everyone; the news of those who got something to show, or ended."""
+        pieces = self.scheduler.plan()
+        begun = time.monotonic()
+        for piece in pieces:
+            answer = self._answers[piece.row.id]
+            answer.begun_at = answer.begun_at or begun
+        try:
+            tokens = self.runner.run(pieces)
+        except BlueLMError as error:  # this step's rows cannot go on; others can
+            return [self._fail(self._answers[piece.row.id], error) for piece in pieces]
+        news = (self._commit(piece, token) for piece, token in zip(pieces, tokens, strict=True))
+        return [said for said in news if said is not None]
+
+    def _commit(self, piece: Piece, token: int | None) -> Grown | Failed | None:
+        answer = self._answers[piece.row.id]
+        if token is not None and token < 0:
+            why = "The model gave no numbers (NaN) for this answer: try another prompt, or another precision."
+            return self._fail(answer, GenerationFailed(why))
+        self.scheduler.commit(piece, token)
+        if token is None:
+            return None
+        answer.first_at = answer.first_at or time.monotonic()
+        if token in self.tokenizer.eos_ids:
+            text, hit = answer.rest()
+            return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP)
+        text, hit = answer.grow(token)
+        if hit:
+            return self._end(answer, text, FinishReason.STOP_STRING)
+        if len(piece.row.tokens) >= piece.row.max_tokens:
+            more, hit = answer.rest()
+            return self._end(answer, text + more, FinishReason.STOP_STRING if hit else FinishReason.LENGTH)
+        return Grown(piece.row.id, text, None, None) if text else None
+
+    def _end(self, answer: _Answer, text: str, reason: FinishReason) -> Grown:
+        self._forget(answer)
+        return Grown(answer.row.id, text, reason, answer.usage())
+
+    def _fail(self, answer: _Answer, error: BlueLMError) -> Failed:
+        self._forget(answer)
+        return Failed(answer.row.id, error.to_wire())
+
+    def _forget(self, answer: _Answer) -> None:
+        self.scheduler.remove(answer.row)
+        del self._answers[answer.row.id]

@@ -1,0 +1,120 @@
+"""From settings to a loaded model: which file, which device and precision, how large a cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bluelm.config import Settings
+from bluelm.engine.core import EngineCore
+from bluelm.engine.tokenizer import Tokenizer
+from bluelm.errors import CheckpointError, SettingError
+from bluelm.types import ModelInfo, ModelKind, SamplingParams
+
+BLOCK_SIZE = 16
+DEMO_ID = "SmolLM2-135M-Instruct"
+DEMO_DEFAULTS = SamplingParams(temperature=0.2, top_p=0.9, repetition_penalty=1.05)
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to answer. window: tokens of prompt and answer together."""
+
+    core: EngineCore
+    tokenizer: Tokenizer
+    info: ModelInfo
+    cache_tokens: int
+
+
+def load(settings: Settings, report: Report) -> Loaded:
+    """Load what the settings name, or the embedded model. Raises StartupError and its kinds.
+
+    report: called with what is being done and the fraction of the whole load, 0 to 1.
+    """
+    report("starting", 0.0)
+    import torch  # here, so that the first report comes before the seconds this takes
+
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    device = _device(settings)
+    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    report("reading the file", 0.2)
+    from gguf import GGUFReader
+
+    from bluelm.engine.weights import embedded_model, gguf_config, load_gguf
+
+    path = _gguf_path(settings) or embedded_model()
+    reader = GGUFReader(path)
+    config = gguf_config(reader)
+    report("reading the tokenizer", 0.5)
+    tokenizer = Tokenizer.from_gguf(reader)
+    weights = load_gguf(reader, config, dtype, device, lambda done: report("loading weights", 0.6 + 0.3 * done))
+
+    from bluelm.engine.model import Llama
+    from bluelm.engine.runner import Runner
+    from bluelm.engine.scheduler import BlockPool, Scheduler
+
+    context = _context(settings, config.context)
+    cache_tokens = _cache_tokens(settings, context)
+    report("making room for the cache", 0.95)
+    model = Llama(config, weights, context=context)
+    pool = BlockPool(cache_tokens // BLOCK_SIZE, BLOCK_SIZE)
+    runner = Runner(model, blocks=pool.total, block_size=BLOCK_SIZE, vocab=tokenizer.size)
+    step_tokens = settings.step_tokens or (2048 if device.type == "cuda" else 256)
+    scheduler = Scheduler(pool, max_running=settings.max_running, step_tokens=step_tokens)
+    demo = not settings.model
+    info = ModelInfo(
+        id=DEMO_ID if demo else path.stem,
+        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
+        context=min(context, cache_tokens),
+        parameters=weights.parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        device=device.type,
+        demo=demo,
+        defaults=DEMO_DEFAULTS if demo else SamplingParams(),
+    )
+    return Loaded(EngineCore(scheduler, runner, tokenizer), tokenizer, info, cache_tokens)
+
+
+def _gguf_path(settings: Settings) -> Path | None:
+    if not settings.model:
+        return None
+    path = Path(settings.model).expanduser()
+    if not path.exists():
+        raise SettingError(f"BLUELM_MODEL is {settings.model!r}: there is no such file or folder.", param="model")
+    if path.is_dir() or path.suffix != ".gguf":
+        raise CheckpointError(
+            f"{path} is not a .gguf file: checkpoint folders cannot be loaded yet; "
+            "unset BLUELM_MODEL to chat with the embedded model."
+        )
+    return path
+
+
+def _device(settings: Settings):  # type: ignore[no-untyped-def]  # torch.device; torch is imported late
+    import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("BLUELM_DEVICE is cuda, but torch finds no GPU: set it to cpu or auto.", param="device")
+    return torch.device("cpu" if settings.device == "auto" else settings.device)
+
+
+def _context(settings: Settings, longest: int) -> int:
+    if settings.context > longest:
+        raise SettingError(
+            f"BLUELM_CONTEXT is {settings.context}: this model holds {longest} tokens; set that or less.",
+            param="context",
+        )
+    return settings.context or longest
+
+
+def _cache_tokens(settings: Settings, context: int) -> int:
+    """Whole blocks; by itself four full windows (memory is taken only as it is written to)."""
+    wanted = settings.cache_tokens or 4 * context
+    if wanted < 2 * BLOCK_SIZE:
+        raise SettingError(
+            f"BLUELM_CACHE_TOKENS is {wanted}: set at least {2 * BLOCK_SIZE}, or 0 for a size that fits.",
+            param="cache_tokens",
+        )
+    return -(-wanted // BLOCK_SIZE) * BLOCK_SIZE

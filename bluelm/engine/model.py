@@ -1,0 +1,123 @@
+"""The forward pass of a Llama over a flat batch of tokens; every BlueLM checkpoint is one once it is loaded.
+
+The matrices that read the same input are fused at load: query, key and value into one, gate and up into one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bluelm.engine.attention import Step, paged_attention
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """The shape of a Llama. context: positions it was made for. rope_theta: base of the rotary frequencies."""
+
+    vocab: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+    def inverse_frequencies(self) -> Tensor:
+        """[head_dim / 2] float32: how far each pair of numbers turns per position, in radians."""
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+        return 1.0 / (self.rope_theta**exponent)
+
+    @property
+    def cache_numbers(self) -> int:
+        """Numbers in the KV cache per token."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder block. Matrices are [out, in]; norms [hidden]."""
+
+    input_norm: Tensor
+    qkv: Tensor  # [(heads + 2 * kv_heads) * head_dim, hidden]
+    o: Tensor
+    post_norm: Tensor
+    gate_up: Tensor  # [2 * intermediate, hidden]
+    down: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a model; lm_head may be the embedding itself (tied)."""
+
+    embedding: Tensor  # [vocab, hidden]
+    layers: tuple[Layer, ...]
+    norm: Tensor
+    lm_head: Tensor
+
+    @property
+    def parameters(self) -> int:
+        tensors = [self.embedding, self.norm] + ([] if self.lm_head is self.embedding else [self.lm_head])
+        blocks = sum(getattr(layer, name).numel() for layer in self.layers for name in Layer.__slots__)
+        return blocks + sum(tensor.numel() for tensor in tensors)
+
+
+class KVCache:
+    """Keys and values of every layer: [slots, kv_heads, head_dim] each."""
+
+    def __init__(self, config: LlamaConfig, slots: int, like: Tensor) -> None:
+        shape = (config.layers, slots, config.kv_heads, config.head_dim)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+class Llama:
+    """Weights and the forward pass. Knows token ids, positions and cache slots; nothing of requests or text."""
+
+    def __init__(self, config: LlamaConfig, weights: Weights, *, context: int | None = None) -> None:
+        self.config = config
+        self.weights = weights
+        angles = torch.outer(torch.arange(context or config.context, dtype=torch.float32), config.inverse_frequencies())
+        self._cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(weights.norm)
+        self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(weights.norm)
+
+    @torch.inference_mode()
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
+        """Logits [k, vocab] of the step's sampled tokens; the step's keys and values are added to the cache."""
+        config = self.config
+        x = F.embedding(step.tokens, self.weights.embedding)
+        cos, sin = self._cos[step.positions][:, None], self._sin[step.positions][:, None]
+        for index, layer in enumerate(self.weights.layers):
+            normed = self._norm(x, layer.input_norm)
+            x = x + F.linear(self._attend(normed, layer, cache, index, step, cos, sin), layer.o)
+            gate, up = F.linear(self._norm(x, layer.post_norm), layer.gate_up).split(config.intermediate, dim=-1)
+            x = x + F.linear(F.silu(gate) * up, layer.down)
+        return F.linear(self._norm(x[step.sampled], self.weights.norm), self.weights.lm_head)
+
+    def _attend(
+        self, x: Tensor, layer: Layer, cache: KVCache, index: int, step: Step, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        config = self.config
+        sizes = [config.heads * config.head_dim, config.kv_heads * config.head_dim, config.kv_heads * config.head_dim]
+        query, key, value = F.linear(x, layer.qkv).split(sizes, dim=-1)
+        keys, values = cache.keys[index], cache.values[index]
+        keys[step.slots] = rotate(key.view(-1, config.kv_heads, config.head_dim), cos, sin)
+        values[step.slots] = value.view(-1, config.kv_heads, config.head_dim)
+        return paged_attention(
+            rotate(query.view(-1, config.heads, config.head_dim), cos, sin), keys, values, step
+        )
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding, half-rotation form. x: [n, heads, head_dim]; cos, sin: [n, 1, head_dim], sin with its first half negated."""
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * sin

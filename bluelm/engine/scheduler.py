@@ -1,0 +1,160 @@
+"""Who computes what in the next step: continuous batching over a paged cache. Plain data, no torch.
+
+Every step serves all answers that are being made (one token each) and fills what is left of its token budget with
+pieces of waiting prompts, oldest first. When the cache is full the youngest gives its blocks back and is computed
+anew later; nobody fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from bluelm.engine.cache import BlockPool, digest
+from bluelm.types import SamplingParams
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One request in the engine.
+
+    tokens: prompt and answer so far. computed: how many of them have keys and values in `blocks`.
+    names: digests of the full blocks. cached: prompt tokens that were found in the cache at first admission.
+    max_tokens: length at which the answer ends.
+    """
+
+    id: str
+    tokens: list[int]
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    prompt_tokens: int = 0
+    computed: int = 0
+    cached: int = 0
+    blocks: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    started: bool = False
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = self.prompt_tokens or len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Compute tokens start .. start+count-1 of a row; `samples` when the last one's logits give the next token."""
+
+    row: Row
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        return self.start + self.count == len(self.row.tokens)
+
+
+class Scheduler:
+    """Rows wait, run and leave. `plan` a step, compute it, `commit` its tokens; `remove` at any time between steps."""
+
+    def __init__(self, pool: BlockPool, *, max_running: int, step_tokens: int) -> None:
+        self.pool = pool
+        self.max_running = max_running
+        self.step_tokens = step_tokens
+        self.running: list[Row] = []  # oldest first
+        self.waiting: deque[Row] = deque()
+        self.preemptions = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens of cache in use (in whole blocks)."""
+        return (self.pool.total - self.pool.free) * self.pool.block_size
+
+    def add(self, row: Row) -> None:
+        """Queue a request. Its prompt and answer must fit in the whole cache (checked by the caller)."""
+        self.waiting.append(row)
+
+    def remove(self, row: Row) -> None:
+        """Forget a request, running or waiting: its row and blocks are free for the next step."""
+        if row in self.running:
+            self.running.remove(row)
+            self._give_back(row)
+        elif row in self.waiting:
+            self.waiting.remove(row)
+
+    def plan(self) -> list[Piece]:
+        """The next step: pieces that make one token each first, then pieces of prompts. Empty only when idle."""
+        pieces: list[Piece] = []
+        preemptions = self.preemptions
+        for row in list(self.running):
+            if row in self.running and row.computed == len(row.tokens) - 1 and self._grow(row, len(row.tokens)):
+                pieces.append(Piece(row, row.computed, 1))
+        budget = max(self.step_tokens - len(pieces), 1)
+        for row in list(self.running):
+            if budget and row in self.running and row.computed < len(row.tokens) - 1:
+                budget -= self._prefill(row, budget, pieces)
+        if self.preemptions > preemptions:  # the cache is full: let nobody in, and leave out those just put back
+            return [piece for piece in pieces if piece.row in self.running]
+        while budget and self.waiting and len(self.running) < self.max_running and self._admit():
+            budget -= self._prefill(self.running[-1], budget, pieces)
+        return pieces
+
+    def commit(self, piece: Piece, token: int | None) -> None:
+        """Note that a piece was computed, and the token it gave (None for a piece that does not sample)."""
+        row = piece.row
+        row.computed = piece.start + piece.count
+        if token is not None:
+            row.tokens.append(token)
+        size = self.pool.block_size
+        for index in range(len(row.names), row.computed // size):
+            parent = row.names[-1] if row.names else b""
+            row.names.append(digest(parent, row.tokens[index * size : (index + 1) * size]))
+            self.pool.publish(row.blocks[index], row.names[index])
+
+    def _prefill(self, row: Row, budget: int, pieces: list[Piece]) -> int:
+        count = min(len(row.tokens) - row.computed, budget)
+        if not self._grow(row, row.computed + count):
+            return 0
+        pieces.append(Piece(row, row.computed, count))
+        return count
+
+    def _admit(self) -> bool:
+        """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
+        row = self.waiting[0]
+        blocks, names = self.pool.match(row.tokens)
+        needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)
+        if needed + self.pool.unused(blocks) > self.pool.free:
+            return False
+        self.waiting.popleft()
+        self.pool.share(blocks)
+        row.blocks, row.names = blocks, names
+        row.computed = len(blocks) * self.pool.block_size
+        if not row.started:
+            row.started, row.cached = True, row.computed
+        self.running.append(row)
+        return True
+
+    def _grow(self, row: Row, tokens: int) -> bool:
+        """Give the row blocks for so many tokens, taking them from younger rows if it must; False if it was put back."""
+        while len(row.blocks) < self.pool.blocks_for(tokens):
+            block = self.pool.take()
+            if block is not None:
+                row.blocks.append(block)
+                continue
+            youngest = self.running[-1]
+            self._put_back(youngest)
+            if youngest is row:
+                return False
+        return True
+
+    def _put_back(self, row: Row) -> None:
+        self.preemptions += 1
+        self.running.remove(row)
+        self._give_back(row)
+        self.waiting.appendleft(row)
+
+    def _give_back(self, row: Row) -> None:
+        self.pool.release(row.blocks)
+        row.blocks, row.names, row.computed = [], [], 0

