@@ -1,0 +1,109 @@
+"""/v1: OpenAI's API, as far as one text model goes. What it asks beyond that is refused by name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from bluelm.api import body
+from bluelm.api.docs import faults, streams, takes
+from bluelm.api.errors import Refusal, in_words_of
+from bluelm.api.replies import ChatReply, CompletionReply, Reply
+from bluelm.api.requests import ChatRequest, CompletionRequest, OpenAIAsked
+from bluelm.api.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList, OpenAIError
+from bluelm.api.serving import EventStream, HungUp, current_model, settings, start, told_id
+from bluelm.errors import BlueLMError, WrongModelKind
+from bluelm.types import Message, ModelInfo, ModelKind, Prompt, Role
+
+router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
+STARTED = int(time.time())
+
+
+@router.get("/models", response_model=ModelList, responses=faults(OpenAIError, 400, 404, 413, 429))
+async def models(request: Request) -> JSONResponse:
+    """The one model that is served."""
+    model = current_model(request.app.state.engine().state())
+    return JSONResponse({"object": "list", "data": [_card(model)]})
+
+
+@router.get("/models/{id:path}", response_model=ModelCard, responses=faults(OpenAIError, 400, 413, 429))
+async def model(request: Request) -> JSONResponse:
+    served = current_model(request.app.state.engine().state())
+    _require(request.path_params["id"], served)
+    return JSONResponse(_card(served))
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses={**streams(ChatCompletionChunk), **faults(OpenAIError)},
+    openapi_extra=takes(ChatRequest),
+)
+async def chat(request: Request) -> Response:
+    """Answer the newest message of a talk."""
+    asked = await body.read(request, ChatRequest)
+    prompt = tuple(_message(one.role, one.content) for one in asked.messages)
+    return await _reply(request, asked, prompt, ChatReply)
+
+
+@router.post(
+    "/completions",
+    response_model=Completion,
+    responses={**streams(Completion), **faults(OpenAIError)},
+    openapi_extra=takes(CompletionRequest),
+)
+async def complete(request: Request) -> Response:
+    """Continue a text as it is, without the chat template."""
+    asked = await body.read(request, CompletionRequest)
+    return await _reply(request, asked, asked.prompt, CompletionReply)
+
+
+async def _reply(request: Request, asked: OpenAIAsked, prompt: Prompt, form: type[Reply]) -> Response:
+    names = {"max_length": asked.limit_name()} | ({} if isinstance(prompt, str) else {"prompt": "messages"})
+    state = request.app.state.engine().state()
+    try:
+        params = settings(asked, state.model)
+        served = current_model(state)
+        _require(asked.model, served)
+        if served.kind is ModelKind.BASE and not isinstance(prompt, str):
+            raise WrongModelKind(
+                f"{served.id} is a base model, which cannot chat: send a text to /v1/completions.", param="messages"
+            )
+        answer = await start(request, prompt, params)
+    except BlueLMError as error:
+        raise in_words_of(names, error) from None
+    reply = form(answer.generation, tells_usage=asked.tells_usage)
+    if asked.stream:
+        return EventStream(answer, reply.events())
+    try:
+        text, reason, usage = await answer.whole(request.receive)
+    except HungUp:
+        return Response(status_code=499)
+    return JSONResponse(reply.whole(text, reason, usage), headers=told_id(answer))
+
+
+def _message(role: str, content: str) -> Message:
+    return Message(Role.SYSTEM if role == "developer" else Role(role), content)
+
+
+def _require(wanted: str | None, served: ModelInfo) -> None:
+    if wanted is not None and wanted != served.id:
+        shown = wanted if len(wanted) <= 80 else wanted[:77] + "..."
+        raise Refusal(
+            404, f"There is no model {shown!r} here: use {served.id!r}, or leave model out.", "model_not_found", "model"
+        )
+
+
+def _card(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": STARTED,
+        "owned_by": "bluelm-chat",
+        "max_model_len": model.context,
+        "kind": model.kind.value,
+    }

@@ -1,0 +1,77 @@
+"""OpenAI's fields that this server cannot honour: refused by name, except where their value asks for nothing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bluelm.errors import UnsupportedOption
+
+
+class Option(NamedTuple):
+    """`neutral` values, and null, ask for nothing and are let through; any other is refused with `remedy`."""
+
+    neutral: tuple[Any, ...]
+    remedy: str
+
+    def asks_nothing(self, value: Any) -> bool:
+        return value is None or any(type(value) is type(one) and value == one for one in self.neutral)
+
+
+_TOOLS = "describe the tools in the messages, and leave it out."
+_LEAVE_OUT = "leave it out."
+_ONE_ANSWER = "send the request once for each answer."
+_PENALTY = "use repetition_penalty, and leave it out or 0."
+_TEXT = "only text is answered; leave it out."
+
+EITHER: dict[str, Option] = {
+    "n": Option((1,), _ONE_ANSWER),
+    "presence_penalty": Option((0, 0.0), _PENALTY),
+    "frequency_penalty": Option((0, 0.0), _PENALTY),
+    "logit_bias": Option(({},), _LEAVE_OUT),
+}
+CHAT: dict[str, Option] = EITHER | {
+    "tools": Option(([],), _TOOLS),
+    "tool_choice": Option(("none", "auto"), _TOOLS),
+    "parallel_tool_calls": Option((True, False), _TOOLS),
+    "functions": Option(([],), _TOOLS),
+    "function_call": Option(("none", "auto"), _TOOLS),
+    "logprobs": Option((False,), _LEAVE_OUT),
+    "top_logprobs": Option((0,), _LEAVE_OUT),
+    "response_format": Option(({"type": "text"},), "ask for the format in the messages, and leave it out."),
+    "modalities": Option((["text"],), _TEXT),
+    "audio": Option((), _TEXT),
+    "prediction": Option((), _LEAVE_OUT),
+    "web_search_options": Option((), _LEAVE_OUT),
+    "reasoning_effort": Option(("none",), _LEAVE_OUT),
+    "verbosity": Option(("medium",), _LEAVE_OUT),
+    "service_tier": Option(("auto", "default"), _LEAVE_OUT),
+    "store": Option((False,), "nothing is stored here; leave it out."),
+    "metadata": Option(({},), "nothing is stored here; leave it out."),
+}
+COMPLETION: dict[str, Option] = EITHER | {
+    "best_of": Option((1,), _ONE_ANSWER),
+    "echo": Option((False,), "put the prompt in front of the answer yourself, and leave it out."),
+    "suffix": Option(("",), "leave it out: text can only be continued at its end."),
+    "logprobs": Option((), _LEAVE_OUT),
+}
+MESSAGE: dict[str, Option] = {
+    "name": Option((), "write the name into the content."),
+    "tool_calls": Option(([],), _TOOLS),
+    "function_call": Option((), _TOOLS),
+    "tool_call_id": Option((), _TOOLS),
+    "refusal": Option((), "write it into the content."),
+    "audio": Option((), _TEXT),
+    "annotations": Option(([],), _LEAVE_OUT),
+}
+
+
+def drop_neutral(options: dict[str, Option], given: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """`given` without options that ask for nothing. Raises UnsupportedOption for one that asks for something."""
+    kept = {}
+    for name, value in given.items():
+        option = options.get(name)
+        if option is None:
+            kept[name] = value
+        elif not option.asks_nothing(value):
+            raise UnsupportedOption(place + name, option.remedy)
+    return kept

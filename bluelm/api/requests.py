@@ -1,0 +1,173 @@
+"""Every request: what bodies are checked against, and what /openapi.json tells of them.
+
+Types are strict ("5" and true are no integers). Ranges are SamplingParams' to judge; the figures here only
+tell of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from bluelm.api.options import CHAT, COMPLETION, MESSAGE, Option, drop_neutral
+from bluelm.errors import InvalidParameter, InvalidRequest
+from bluelm.types import SamplingParams
+
+
+def _must(words: str) -> PydanticCustomError:
+    return PydanticCustomError("must", "{words}", {"words": words})
+
+
+def _unsupported(remedy: str) -> PydanticCustomError:
+    return PydanticCustomError("unsupported", "{remedy}", {"remedy": remedy})
+
+
+def _stop_strings(value: Any) -> Any:
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
+        raise _must("a string or a list of strings")
+    return tuple(strings)
+
+
+def _one_prompt(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return value[0]
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        raise _unsupported("send one prompt in each request, not a list of several.")
+    if isinstance(value, list) and value and isinstance(value[0], (int, list)) and not isinstance(value[0], bool):
+        raise _unsupported("send the text of the prompt, not its token ids.")
+    if not isinstance(value, str):
+        raise _must("a string")
+    return value
+
+
+def _whole_text(value: Any) -> Any:
+    """The text of a message; several text parts are joined by line ends."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(part, dict) for part in value):
+        raise _must("a string or a list of text parts")
+    for part in value:
+        if part.get("type") != "text":
+            raise _unsupported('only text parts are understood: {"type": "text", "text": "..."}.')
+        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
+            raise _must('a string or a list of text parts {"type": "text", "text": "..."}')
+    return "\n".join(part["text"] for part in value)
+
+
+_STRINGS: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+
+Stop = Annotated[tuple[str, ...], BeforeValidator(_stop_strings), WithJsonSchema(_STRINGS)]
+OnePrompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema({"type": "string"})]
+Content = Annotated[str, BeforeValidator(_whole_text), WithJsonSchema(_CONTENT)]
+
+
+class Asked(BaseModel):
+    """What every request may ask of the sampler."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    options: ClassVar[dict[str, Option]] = {}
+    limits: ClassVar[tuple[str, ...]] = ("max_length",)  # the fields that stand for SamplingParams.max_length
+
+    temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token each time")
+    top_p: float | None = Field(None, description="above 0 and up to 1 (off)")
+    top_k: int | None = Field(None, description="0 (off) or more")
+    repetition_penalty: float | None = Field(None, description="0.1 to 10; 1 is off")
+    seed: int | None = Field(None, description="0 or more; the same seed gives the same text")
+    stop: Stop | None = Field(None, description="the answer ends before any of these; up to 16")
+
+    def limit(self) -> int | None:
+        """The most new tokens that the client wants."""
+        return next((value for name in self.limits if (value := getattr(self, name)) is not None), None)
+
+    def limit_name(self) -> str:
+        """The field that the client knows for it."""
+        return next((name for name in self.limits if getattr(self, name) is not None), self.limits[0])
+
+    def sampling(self) -> dict[str, Any]:
+        """The fields of SamplingParams that are given."""
+        given = {name: getattr(self, name, None) for name in SamplingParams.__dataclass_fields__}
+        return {name: value for name, value in given.items() if value is not None} | (
+            {} if self.limit() is None else {"max_length": self.limit()}
+        )
+
+
+class TutorialRequest(Asked):
+    """The prompt is one question to a chat model, or the text for a base model to continue."""
+
+    prompt: str = Field(description="what to ask", examples=["你好"])
+    max_length: int | None = Field(None, description="new tokens at most")
+    echo: bool | None = Field(None, description="put the prompt and a space in front of the answer")
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, given: Any) -> Any:
+        return drop_neutral(MESSAGE, given, "messages[].") if isinstance(given, dict) else given
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = Field(None, description="end the stream with a chunk that tells the usage")
+
+
+class OpenAIAsked(Asked):
+    model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
+    max_tokens: int | None = Field(None, description="new tokens at most")
+    stream: bool | None = Field(None, description="send the answer as server-sent events while it is made")
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="your own label; not used")
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest(
+                "stream_options is for streams: set stream to true, or leave it out.", param="stream_options"
+            )
+        return self
+
+    @property
+    def tells_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(OpenAIAsked):
+    options: ClassVar[dict[str, Option]] = CHAT
+    limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens")
+
+    messages: Annotated[list[ChatMessage], FailFast()] = Field(
+        description="the talk so far, the newest message last",
+        examples=[[{"role": "user", "content": "你好"}]],
+    )
+    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) > 1:
+            raise InvalidParameter(
+                "max_completion_tokens", self.max_completion_tokens, "equal to max_tokens, or left out"
+            )
+        return self
+
+
+class CompletionRequest(OpenAIAsked):
+    options: ClassVar[dict[str, Option]] = COMPLETION
+    limits: ClassVar[tuple[str, ...]] = ("max_tokens",)
+
+    prompt: OnePrompt = Field(description="the text to continue, as it is", examples=["从前有座山，"])

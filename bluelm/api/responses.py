@@ -1,0 +1,143 @@
+"""Every response and every error body, as /openapi.json tells of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class TutorialAnswer(BaseModel):
+    response: str
+    status: Literal[200]
+    time: str = Field(description="YYYY-MM-DD HH:MM:SS, the server's clock", examples=["2026-01-31 09:30:00"])
+
+
+class TutorialError(BaseModel):
+    error: str = Field(description="a sentence that says what is wrong and what to do")
+    status: int = Field(description="the HTTP status")
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int = Field(description="of the prompt, taken from the cache")
+
+
+class TokenUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+Finish = Literal["stop", "length"]
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AnswerMessage
+    logprobs: None
+    finish_reason: Finish
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: TokenUsage
+
+
+class Delta(BaseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: Finish | None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One `data:` event of a stream, which ends with `data: [DONE]`; or, if the answer fails, with an OpenAIError."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: TokenUsage | None = None
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: Finish | None
+
+
+class Completion(BaseModel):
+    """The whole answer, or one `data:` event of a stream (usage is then told where it was asked for)."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: TokenUsage | None = None
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int = Field(description="tokens of prompt and answer together")
+    kind: str = Field(description="chat, or base (use /v1/completions)")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class OpenAIFault(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(BaseModel):
+    error: OpenAIFault
+
+
+class ServedModel(BaseModel):
+    id: str
+    kind: str
+    context: int
+    parameters: int
+    dtype: str
+    device: str
+    demo: bool
+
+
+class Health(BaseModel):
+    status: Literal["ok", "loading", "restarting", "down"]
+    phase: str = Field(description="what is being done, or what went wrong")
+    progress: float = Field(description="of the load, in percent")
+    model: ServedModel | None
+    running: int = Field(description="answers being made")
+    waiting: int = Field(description="answers that wait for their turn")
+    cache_used: int = Field(description="tokens of KV cache in use")
+    cache_total: int
+    restarts: int = Field(description="times the engine died and came back")
+    version: str

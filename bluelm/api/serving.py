@@ -1,0 +1,144 @@
+"""An answer on its way to one client over HTTP. When the client hangs up, the engine stops making it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from bluelm.api.requests import Asked
+from bluelm.engine import Engine, Generation
+from bluelm.errors import EngineDown, EngineLoading, GenerationFailed
+from bluelm.types import EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
+
+T = TypeVar("T")
+
+
+class HungUp(Exception):
+    """The client is gone: there is nobody to answer."""
+
+
+class Answer:
+    """Ties a generation to its client: `leave` cancels it, even where it is still being submitted on a thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = False
+        self._generation: Generation | None = None
+
+    def submit(self, engine: Engine, prompt: Prompt, params: SamplingParams) -> Generation:
+        generation = engine.submit(prompt, params)
+        with self._lock:
+            self._generation = generation
+            left = self._left
+        if left:
+            generation.cancel()
+        return generation
+
+    @property
+    def generation(self) -> Generation:
+        assert self._generation is not None, "submit comes first"
+        return self._generation
+
+    def leave(self) -> None:
+        """The client takes no more. Harmless after the end."""
+        with self._lock:
+            self._left = True
+            generation = self._generation
+        if generation is not None:
+            generation.cancel()
+
+    async def whole(self, receive: Receive) -> tuple[str, FinishReason, Usage]:
+        """The whole text, why it ended, and what it cost. Raises the answer's error, or HungUp."""
+        try:
+            await unless_hung_up(receive, _last(self.generation))
+        finally:
+            self.leave()
+        return (self.generation.text, *ending(self.generation))
+
+
+async def _last(generation: Generation) -> None:
+    async for _ in generation:
+        pass
+
+
+def ending(generation: Generation) -> tuple[FinishReason, Usage]:
+    """How an answer ended. Raises GenerationFailed where somebody else than its client stopped it."""
+    reason = generation.finish_reason
+    if reason is None or reason is FinishReason.CANCELLED:
+        raise GenerationFailed("The answer was stopped by the server before its end: send the request again.")
+    return reason, generation.usage or Usage()
+
+
+def current_model(state: EngineState) -> ModelInfo:
+    """The model that is served. Raises EngineLoading or EngineDown while none is known."""
+    if state.model is not None:
+        return state.model
+    if state.phase is Phase.DOWN:
+        raise EngineDown(state.detail or "The engine is down: see the server's log, then start the app again.")
+    raise EngineLoading(state.detail or state.phase.value, state.progress)
+
+
+def settings(asked: Asked, model: ModelInfo | None) -> SamplingParams:
+    """What was asked, and the model's own defaults for the rest. Raises InvalidParameter."""
+    return replace(model.defaults if model else SamplingParams(), **asked.sampling())
+
+
+async def start(request: Request, prompt: Prompt, params: SamplingParams) -> Answer:
+    """Have the engine begin. Raises what Engine.submit raises."""
+    answer = Answer()
+    engine, threads = request.app.state.engine(), request.app.state.submits
+    try:
+        await to_thread.run_sync(answer.submit, engine, prompt, params, limiter=threads)
+    except asyncio.CancelledError:
+        answer.leave()
+        raise
+    return answer
+
+
+async def unless_hung_up(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is stopped when the client hangs up. Raises HungUp then."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_hang_up(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HungUp
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, each flushed at once; `answer` ends with its client."""
+
+    def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told_id(answer)}
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_hung_up(receive, self.stream_response(send))
+        except (HungUp, OSError):  # OSError: how a server may tell a send that nobody takes
+            pass
+        finally:
+            self._answer.leave()
+
+
+def told_id(answer: Answer) -> dict[str, str]:
+    return {"X-Request-Id": answer.generation.id}
