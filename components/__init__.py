@@ -1,0 +1,1 @@
+"""What people see: the parts of the pages. The only room besides pages/ that knows Streamlit."""
