@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 
 from anyio import to_thread
@@ -21,10 +24,33 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     """Open the engine at once (it loads behind the scenes), and close it when the server ends."""
     await to_thread.run_sync(service.engine)
     try:
-        async with api.router.lifespan_context(api):
-            yield
+        with answers_end_at_a_signal():
+            async with api.router.lifespan_context(api):
+                yield
     finally:
         await to_thread.run_sync(service.close)
+
+
+@contextmanager
+def answers_end_at_a_signal() -> Iterator[None]:
+    """Ctrl-C or SIGTERM closes the engine first: the server waits for open answers, and some take minutes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=lambda: service.engine().close()).start()
+        if callable(server := former[signal.Signals(number)]):
+            server(number, frame)
+
+    for number in former:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 # A literal `app = App(...)`: Streamlit finds it by reading this file. Every path named here is the API's, whatever the
