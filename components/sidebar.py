@@ -1,0 +1,171 @@
+"""The sidebar: widgets that make one SamplingParams and the system prompt, the language, and the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from bluelm.conversation import View
+from bluelm.errors import InvalidParameter
+from bluelm.types import MAX_STOP_STRINGS, ModelInfo, SamplingParams
+from components import i18n
+from components.i18n import tell
+
+__all__ = ["Wishes", "draw"]
+
+ANSWER_LENGTH = 512  # to start from, where the model's own defaults name none
+PROMPT_ROOM = 32  # tokens of the window kept for a short message and the template around it
+SEED_LIMIT = 2**53 - 1  # whole numbers that a browser keeps exact
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the next answer is to be made with; params is None while a value cannot be used."""
+
+    params: SamplingParams | None
+    system: str = ""
+
+
+def draw(model: ModelInfo | None, view: View | None, new_chat: Callable[[], None]) -> Wishes:
+    """Draw it all and return what is set. Before the model is known there is nothing to set yet."""
+    with st.sidebar:
+        st.button(tell("new"), key="new_chat", on_click=new_chat, icon=":material/edit_square:", width="stretch")
+        if model is None:
+            wishes = Wishes(SamplingParams())
+        else:
+            _context_meter(model, view)
+            wishes = _settings(model)
+            _model_card(model)
+        st.segmented_control(
+            tell("language"),
+            list(i18n.LANGUAGES),
+            format_func=lambda code: i18n.LANGUAGES[code],
+            key=i18n.KEY,
+            required=True,
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+    return wishes
+
+
+def _context_meter(model: ModelInfo, view: View | None) -> None:
+    """How much of the window the conversation takes, as of its last answer."""
+    known = [turn for turn in view.turns if turn.prompt_tokens] if view else []
+    used = known[-1].context_tokens if known else 0
+    window = known[-1].window if known else model.context
+    st.progress(min(1.0, used / window), text=tell("context", used=f"{used:,}", window=f"{window:,}"))
+
+
+def _defaults(model: ModelInfo) -> dict[str, object]:
+    given = model.defaults
+    limit = _length_limit(model)
+    return {
+        "max_length": min(given.max_length or ANSWER_LENGTH, limit),
+        "temperature": float(given.temperature),
+        "top_p": float(given.top_p),
+        "top_k": given.top_k,
+        "repetition_penalty": float(given.repetition_penalty),
+        "seed": given.seed,
+        "stop_strings": "\n".join(_escape(stop) for stop in given.stop),
+        "system": "",
+    }
+
+
+def _length_limit(model: ModelInfo) -> int:
+    return max(1, model.context - PROMPT_ROOM)
+
+
+def _settings(model: ModelInfo) -> Wishes:
+    defaults = _defaults(model)
+    for name, value in defaults.items():
+        st.session_state.setdefault(name, value)
+    limit = _length_limit(model)
+    st.session_state["max_length"] = min(st.session_state["max_length"] or ANSWER_LENGTH, limit)
+    _number("max_length", 1, limit, 1, limit=f"{limit:,}")
+    _slider("temperature", 0.0, 2.0, 0.05)
+    with st.expander(tell("settings.more"), icon=":material/tune:"):
+        _slider("top_p", 0.05, 1.0, 0.05)
+        _number("top_k", 0, 1000, 1)
+        _slider("repetition_penalty", 0.5, 2.0, 0.05)
+        _number("seed", 0, SEED_LIMIT, 1, placeholder=tell("seed.empty"))
+        _text("stop_strings")
+        st.button(tell("settings.reset"), key="reset", on_click=_reset, args=(defaults,), icon=":material/restart_alt:")
+    _text("system", placeholder=tell("system.empty"))
+    return _wishes()
+
+
+def _number(name: str, low: int, high: int, step: int, placeholder: str | None = None, **words: str) -> None:
+    st.number_input(
+        tell(name), low, high, step=step, key=name, help=tell(f"{name}.help", **words), placeholder=placeholder,
+        value=None if placeholder else "min", persist_state="session",
+    )  # fmt: skip
+
+
+def _slider(name: str, low: float, high: float, step: float) -> None:
+    st.session_state[name] = min(high, max(low, st.session_state[name]))
+    st.slider(tell(name), low, high, step=step, key=name, help=tell(f"{name}.help"), persist_state="session")
+
+
+def _text(name: str, placeholder: str | None = None) -> None:
+    st.text_area(
+        tell(name), key=name, help=tell(f"{name}.help"), height=76, placeholder=placeholder, persist_state="session"
+    )
+
+
+def _reset(defaults: dict[str, object]) -> None:
+    for name, value in defaults.items():
+        st.session_state[name] = value
+
+
+def _wishes() -> Wishes:
+    state = st.session_state
+    try:
+        params = SamplingParams(
+            max_length=state["max_length"],
+            temperature=state["temperature"],
+            top_p=state["top_p"],
+            top_k=state["top_k"],
+            repetition_penalty=state["repetition_penalty"],
+            seed=state["seed"],
+            stop=stop_strings(state["stop_strings"]),
+        )
+    except InvalidParameter as error:
+        st.error(tell("settings.bad", error=i18n.explain(error)))
+        return Wishes(None)
+    return Wishes(params, state["system"].strip())
+
+
+def stop_strings(lines: str) -> tuple[str, ...]:
+    """One stop string a line; \\n, \\t and \\\\ stand for a line break, a tab and a backslash."""
+    strings = []
+    for line in lines.split("\n"):
+        parts = line.split("\\\\")
+        strings.append("\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts))
+    return tuple(string for string in strings if string)[: MAX_STOP_STRINGS + 1]
+
+
+def _escape(stop: str) -> str:
+    return stop.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _model_card(model: ModelInfo) -> None:
+    facts = tell(
+        "model.facts",
+        device=model.device or "?",
+        dtype=model.dtype or "?",
+        parameters=_short(model.parameters),
+        context=f"{model.context:,}",
+    )
+    with st.container(gap=None):
+        st.text(model.id)
+        st.caption(facts)
+
+
+def _short(count: int) -> str:
+    """134515008 as "135M"."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
