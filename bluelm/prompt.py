@@ -6,11 +6,13 @@ models wrote is not (its markers stay text). The tokenizer keeps that promise; h
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -176,6 +178,7 @@ class JinjaTemplate:
 def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja as chat templates expect it; the settings are those of transformers' `render_jinja_template`."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # Jinja's own would escape for HTML
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment

@@ -13,9 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-from bluelm.engine.specials import Names, is_marker
 from bluelm.errors import CheckpointError
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
@@ -74,8 +71,8 @@ class _Cursor:
         return self.scalar(_SCALARS[kind])
 
 
-def build(metadata: Mapping[str, Any]) -> tuple[Tokenizer, Names]:
-    """The tokenizer that the metadata describes, its control tokens under secret names (see specials.py).
+def specification(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as a `tokenizer.json` would have it, for fast_tokenizer.load.
 
     Raises CheckpointError for any kind of tokenizer but byte-level BPE with the `smollm` pre-tokenizer.
     """
@@ -86,26 +83,23 @@ def build(metadata: Mapping[str, Any]) -> tuple[Tokenizer, Names]:
         kinds: list[int] = metadata["tokenizer.ggml.token_type"]
     except KeyError as error:
         raise CheckpointError(f"The GGUF file has no {error}: convert the model again.") from None
-    control = {id: token for id, token in enumerate(tokens) if kinds[id] == CONTROL}
-    added = {id: token for id, token in enumerate(tokens) if kinds[id] == USER_DEFINED and not is_marker(token)}
-    names = Names(control | {id: t for id, t in enumerate(tokens) if kinds[id] == USER_DEFINED and is_marker(t)})
-
-    vocabulary = {names.secret.get(id, token): id for id, token in enumerate(tokens)}
-    hidden = set(names.public.values())
-    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    try:
-        model = models.BPE(vocabulary, [pair for pair in pairs if hidden.isdisjoint((*pair, "".join(pair)))])
-    except Exception as error:  # the library raises plain Exceptions
-        raise CheckpointError(f"The GGUF file's merges do not fit its tokens ({error}): download it again.") from error
-    tokenizer = Tokenizer(model)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [
+        {"id": id, "content": token, "special": kind == CONTROL, **flags}
+        for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     # As in the official tokenizer.json. transformers' reading of this GGUF leaves the digits out, and so differs
     # where several spaces stand before a digit.
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in names.secret.values()])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added.values()])
-    return tokenizer, names
+    digits = {"type": "Digits", "individual_digits": True}
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": {token: id for id, token in enumerate(tokens)}, "merges": merges},
+    }
 
 
 def _check_kind(metadata: Mapping[str, Any]) -> None:
@@ -116,30 +110,3 @@ def _check_kind(metadata: Mapping[str, Any]) -> None:
                 f"The GGUF file has {key} {value!r}, and only {supported!r} can be read here: use the model's "
                 "folder with tokenizer.json or tokenizer.model instead."
             )
-
-
-def byte_table(metadata: Mapping[str, Any]) -> list[bytes]:
-    """The bytes of every id; none for control tokens."""
-    kinds = metadata["tokenizer.ggml.token_type"]
-    return [
-        b"" if kind == CONTROL else token.encode() if kind == USER_DEFINED else bytes_of(token)
-        for token, kind in zip(metadata["tokenizer.ggml.tokens"], kinds, strict=True)
-    ]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The letter that byte-level BPE writes for each byte: printable Latin-1 as it is, the others from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def bytes_of(token: str) -> bytes:
-    """The bytes that a token of byte-level BPE stands for; a token not in its alphabet stands for its own letters."""
-    try:
-        return bytes(_BYTE_OF[letter] for letter in token)
-    except KeyError:
-        return token.encode()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 _MARKER = re.compile(r"[\[<]\S+[\]>]:?")
 
@@ -41,3 +42,18 @@ class Names:
     def id_of(self, text: str) -> int | None:
         """The id of a special token by its public spelling."""
         return next((id for id, public in self.public.items() if public == text), None)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What every kind of tokenizer comes down to.
+
+    encode: ids of a whole string in which special tokens stand under their secret names; adds none itself.
+    table: the bytes of each id's text, empty for the special ones. names: of the special tokens and chat markers.
+    special_ids: control tokens; a chat marker that is an ordinary piece is not among them.
+    """
+
+    encode: Callable[[str], list[int]]
+    table: Sequence[bytes]
+    names: Names
+    special_ids: frozenset[int]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bluelm.engine import gguf_tokenizer
+from bluelm.engine import fast_tokenizer, gguf_tokenizer
 from bluelm.engine.detokenizer import IncrementalDecoder, StopStrings
-from bluelm.engine.specials import Names
+from bluelm.engine.specials import Vocabulary
+from bluelm.engine.tokenizer_folder import Folder
 from bluelm.errors import InvalidParameter
 from bluelm.prompt import JinjaTemplate, Part, PromptTemplate
 
-__all__ = ["IncrementalDecoder", "StopStrings", "Tokenizer", "from_gguf"]
+__all__ = ["IncrementalDecoder", "StopStrings", "Tokenizer", "from_folder", "from_gguf"]
 
 
 class Tokenizer:
@@ -22,31 +23,26 @@ class Tokenizer:
     eos_ids: tokens that end a sequence. stop_ids: those, and the template's stop markers.
     special_ids: tokens without text (control tokens); chat markers that are ordinary pieces are not among them.
     bos_id: what `encode` puts in front, or None. template: how messages become a prompt; None for a base model.
-
-    encode_text: ids of a whole string in which special tokens have their secret names. table: see IncrementalDecoder.
     """
 
     def __init__(
         self,
-        encode_text: Callable[[str], list[int]],
-        table: Sequence[bytes],
-        names: Names,
+        vocabulary: Vocabulary,
         *,
-        special_ids: Collection[int],
         eos_ids: Collection[int],
         bos_id: int | None,
         template: PromptTemplate | None,
     ) -> None:
-        self._encode_text = encode_text
-        self._table = table
-        self._names = names
-        self.size = len(table)
-        self.special_ids = frozenset(special_ids)
+        self._vocabulary = vocabulary
+        self._names = vocabulary.names
+        self._table = vocabulary.table
+        self.size = len(vocabulary.table)
+        self.special_ids = vocabulary.special_ids
         self.eos_ids = frozenset(eos_ids)
         self.bos_id = bos_id
         self.template = template
         markers = template.stop_markers if template else ()
-        self.stop_ids = self.eos_ids | {id for marker in markers if (id := names.id_of(marker)) is not None}
+        self.stop_ids = self.eos_ids | {id for m in markers if (id := self._names.id_of(m)) is not None}
 
     def encode(self, parts: Sequence[Part]) -> list[int]:
         """The ids of a prompt, as if its whole string were tokenized at once.
@@ -61,7 +57,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             bad = text[error.start : error.end]
             raise InvalidParameter("content", bad, "whole Unicode characters, not half of a surrogate pair") from None
-        ids = self._encode_text(text)
+        ids = self._vocabulary.encode(text)
         templated = any(part.trusted for part in parts)
         writes_bos = templated and self.template is not None and self.template.writes_bos
         return ids if self.bos_id is None or writes_bos else [self.bos_id, *ids]
@@ -90,17 +86,28 @@ def from_gguf(source: Path | str | Any) -> Tokenizer:
     else:
         wanted = [key for key in source.fields if key.startswith("tokenizer.")]
         metadata = {key: source.fields[key].contents() for key in wanted}
-    fast, names = gguf_tokenizer.build(metadata)
-    tokens = metadata["tokenizer.ggml.tokens"]
+    vocabulary, _, _ = fast_tokenizer.load(gguf_tokenizer.specification(metadata))
     bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     chat = metadata.get("tokenizer.chat_template")
-    spelled = {f"{name}_token": tokens[id] for name, id in (("bos", bos), ("eos", eos)) if id is not None}
+    named = {"bos_token": bos, "eos_token": eos}
+    spelled = {name: vocabulary.names.public[id] for name, id in named.items() if id is not None}
     return Tokenizer(
-        lambda text: fast.encode(text, add_special_tokens=False).ids,
-        gguf_tokenizer.byte_table(metadata),
-        names,
-        special_ids=[id for id, kind in enumerate(metadata["tokenizer.ggml.token_type"]) if kind == 3],
+        vocabulary,
         eos_ids=[] if eos is None else [eos],
         bos_id=bos if metadata.get("tokenizer.ggml.add_bos_token") else None,
         template=JinjaTemplate(chat, spelled) if chat else None,
     )
+
+
+def from_folder(path: Path | str) -> Tokenizer:
+    """The tokenizer of a checkpoint in Hugging Face's layout: tokenizer.json, or else tokenizer.model.
+
+    tokenizer_config.json says whether bos is added (with tokenizer.model: yes, unless it says no), generation_config
+    or config.json which tokens end an answer. The template is BlueLM's where the vocabulary has its markers, or else
+    the checkpoint's own chat_template, or else none.
+    Raises CheckpointError, which names the file at fault.
+    """
+    folder = Folder(Path(path))
+    vocabulary, bos_id = folder.vocabulary()
+    eos_ids = folder.eos_ids(vocabulary)
+    return Tokenizer(vocabulary, eos_ids=eos_ids, bos_id=bos_id, template=folder.template(vocabulary))
