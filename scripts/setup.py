@@ -110,8 +110,12 @@ def imports_torch() -> bool:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Two set-ups at once (`make run` beside `make test`) wait for each other."""
+    """Two set-ups at once (`make run` beside `make test`) wait for each other.
+
+    Children inherit the lock: the pip of a set-up that was killed is waited for too, not written against.
+    """
     with Path(__file__).open() as lock:
+        os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -185,7 +189,9 @@ def pip(*args: str | Path) -> None:
     fixed = ("--no-input", "--disable-pip-version-check", "--progress-bar=off", "--no-compile", "--only-binary=:all:")
     command = [VENV_PYTHON, "-m", "pip", "install", *fixed, *args]
     said: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, close_fds=False
+    ) as running:
         assert running.stdout is not None  # PIPE
         for line in running.stdout:
             said.append(line)
@@ -209,7 +215,9 @@ def compile_all() -> None:
 
 def run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run to the end; what it said on either stream is in stdout."""
-    return subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, close_fds=False
+    )
 
 
 def show_status(line: str) -> None:
