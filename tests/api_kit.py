@@ -50,6 +50,16 @@ def events(response: httpx.Response) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
+def refused(answer: Any, status: int = 400) -> dict[str, Any]:
+    """The error of an answer, having checked its shape."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] and error["type"] and error["code"]
+    return dict(error)
+
+
 class Hangup:
     """A client that sends one request over raw ASGI, reads until `after` body messages came, and hangs up."""
 

@@ -119,6 +119,8 @@ def _named(error: ValidationError) -> InvalidRequest:
         return UnsupportedOption(where, words)
     if kind in ("model_type", "model_attributes_type"):
         words = "a JSON object"
+    if kind == "too_short":
+        words = "a list that is not empty"
     return InvalidParameter(where, first["input"], words.removeprefix("Input should be "))
 
 

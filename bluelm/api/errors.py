@@ -70,9 +70,9 @@ def _retry_after(error: BlueLMError) -> int | None:
 
 
 def in_words_of(names: dict[str, str], error: BlueLMError) -> BlueLMError:
-    """The same error, with our names of fields replaced by those that the client knows (max_length by max_tokens)."""
-    words = re.compile(rf"\b({'|'.join(names)})\b")
-    error.message = words.sub(lambda found: names[found.group()], error.message)
+    """The same error with the field names that the client knows: {"max_length": "max_tokens"} for OpenAI's."""
+    if (limit := names.get("max_length")) is not None:
+        error.message = re.sub(r"\bmax_length\b", limit, error.message)
     if error.param is not None:
         error.param = names.get(error.param, error.param)
     return error

@@ -151,6 +151,7 @@ class ChatRequest(OpenAIAsked):
     limits: ClassVar[tuple[str, ...]] = ("max_tokens", "max_completion_tokens")
 
     messages: Annotated[list[ChatMessage], FailFast()] = Field(
+        min_length=1,
         description="the talk so far, the newest message last",
         examples=[[{"role": "user", "content": "你好"}]],
     )
