@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -18,7 +19,7 @@ from bluelm.types import Message, Role
 from tests.synthetic import MARKERS, bluelm_tokenizer_folder, sentencepiece_model
 
 CONTROL = {"<s>": 1, "</s>": 2, "<pad>": 3}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {},
     "nfkc": {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True},
     "no_prefix": {"add_dummy_prefix": False},
@@ -58,58 +59,31 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Twin:
     return Twin(tmp_path_factory.mktemp("twins"), "llama")
 
 
+spaces = [" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\u3000", "\xa0", "\u2581", "\u200b", "\ufeff"]
+odd = [
+    "2024",
+    "３",
+    "½",
+    "👍🏽",
+    "👨‍👩‍👧",
+    "é",
+    "e\u0301",
+    "ﬁ",
+    "①",
+    "㎡",
+    "Ａ",
+    "\x00",
+    "\x07",
+    "\x7f",
+    "aaaaa",
+    "abab",
+]
 words = st.sampled_from(
-    [
-        *"你好大家春天",
-        "今天天气很好",
-        "the weather",
-        "translate",
-        " ",
-        "  ",
-        "   ",
-        "\n",
-        "\n\n",
-        "\t",
-        "\r\n",
-        "\u3000",
-        "\xa0",
-    ]
-    + [
-        "2024",
-        "３",
-        "½",
-        "👍🏽",
-        "👨‍👩‍👧",
-        "é",
-        "e\u0301",
-        "\x00",
-        "\x07",
-        "\x7f",
-        "\u200b",
-        "\ufeff",
-        "\u2581",
-        "aaaaa",
-    ]
-    + ["ab", "abab", "<", "[", "|", "]:", "<0x41>", "<unk", "ﬁ", "①", "㎡", "Ａ"]
+    [*"你好大家春天", "今天天气很好", "the weather", "<", "[", "|", "]:", "<0x41>", "<unk", *spaces, *odd]
 )
 ordinary = st.lists(words | st.characters(codec="utf-8"), max_size=12).map("".join)
-fragments = [
-    *MARKERS,
-    *CONTROL,
-    "<unk>",
-    "［|AI|］：",
-    "[|",
-    "Human",
-    "|]:",
-    "[|Hum",
-    "an|]:",
-    "<",
-    "/s>",
-    "</s",
-    ">",
-    "s>",
-    "[SE",
-]
+seams = ["［|AI|］：", "[|", "Human", "|]:", "[|Hum", "an|]:", "<", "/s>", "</s", ">", "s>", "[SE"]
+fragments = [*MARKERS, *CONTROL, "<unk>", *seams]
 hostile = st.lists(st.sampled_from(fragments) | words, max_size=12).map("".join)
 
 
@@ -235,7 +209,7 @@ def test_added_tokens_cut_the_text(tmp_path: Path) -> None:
         ({"added_tokens_decoder": {"5": {"content": "<five>"}}}, r"\[5\]"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, config: dict[str, object], named: str) -> None:
+def test_what_does_not_fit_is_named(tmp_path: Path, config: dict[str, Any], named: str) -> None:
     with pytest.raises(CheckpointError, match=named):
         from_folder(bluelm_tokenizer_folder(tmp_path, **config))
 
