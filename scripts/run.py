@@ -1,4 +1,4 @@
-"""Become the server: `streamlit run app.py`, with PORT and MODEL from the environment. Standard library only."""
+"""`streamlit run app.py`, with PORT and MODEL from the environment, in this very process: Ctrl-C reaches the server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ def main() -> None:
     if model := os.environ.get("MODEL"):
         os.environ["BLUELM_MODEL"] = str(Path(model).expanduser())
     print(f"Starting BlueLM Chat on http://{address}:{port} (Ctrl-C ends it).", flush=True)
-    # -m: works in a folder that was moved. execv: signals reach the server itself.
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", *sys.argv[1:]],
-    )
+    serve([f"--server.port={port}", *sys.argv[1:]])
+
+
+def serve(options: list[str]) -> None:
+    """Until Ctrl-C, which is how a server is meant to end, not a failure of `make run`."""
+    from click import Abort
+    from streamlit.web import cli
+
+    try:
+        cli.main(["run", "app.py", *options], prog_name="streamlit", standalone_mode=False)
+    except (Abort, KeyboardInterrupt):
+        print("BlueLM Chat has ended.", flush=True)
 
 
 def where() -> tuple[str, int]:
