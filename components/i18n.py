@@ -178,16 +178,16 @@ STRINGS: dict[Language, dict[str, str]] = {
 
 STARTERS: dict[Language, tuple[tuple[str, str], ...]] = {
     "en": (
-        (":material/lightbulb:", "Explain why the sky is blue, to a ten-year-old"),
+        (":material/lightbulb:", "Explain simply why the sky is blue"),
         (":material/code:", "Write a Python function that reverses a string"),
-        (":material/mail:", "Draft a short, friendly email to move a meeting to Friday"),
-        (":material/travel_explore:", "What is the capital of France, and what is it known for?"),
+        (":material/mail:", "Draft an email that moves a meeting"),
+        (":material/travel_explore:", "What is the capital of France known for?"),
     ),
     "zh": (
-        (":material/lightbulb:", "用十岁孩子能听懂的话解释天空为什么是蓝色的"),
+        (":material/lightbulb:", "通俗地解释天空为什么是蓝色"),
         (":material/code:", "写一个反转字符串的 Python 函数"),
-        (":material/mail:", "写一封简短友好的邮件，把会议改到周五"),
-        (":material/travel_explore:", "介绍一下杭州，以及那里有哪些值得一看的地方"),
+        (":material/mail:", "写一封改期会议的简短邮件"),
+        (":material/travel_explore:", "杭州有哪些值得一看的地方？"),
     ),
 }
 

@@ -9,8 +9,10 @@ import streamlit as st
 from components import style
 from components.i18n import tell
 
-PAGES = Path(__file__).resolve().parent.parent / "pages"
+HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent / "pages"
+ICON = str(HERE / "icon.svg")  # a named icon would be fetched from the internet
 
-st.set_page_config(page_title=tell("app"), page_icon=":material/forum:", layout="centered")
+st.set_page_config(page_title=tell("app"), page_icon=ICON, layout="centered")
 style.draw()
 st.navigation([st.Page(PAGES / "chat.py", title=tell("page.chat"), icon=":material/chat:", default=True)]).run()

@@ -7,6 +7,8 @@ import streamlit as st
 CSS = """
 <style>
 .said { white-space: pre-wrap; overflow-wrap: anywhere; }
+[data-testid="stBottomBlockContainer"] { padding-bottom: 1.5rem; }
+.st-key-welcome h2 { font-size: 1.75rem; padding-top: 2.5rem; }
 .stChatMessage h1 { font-size: 1.5rem; }
 .stChatMessage h2 { font-size: 1.3rem; }
 .stChatMessage h3 { font-size: 1.1rem; }

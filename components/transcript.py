@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from bluelm.conversation import Status, View
+from bluelm.conversation import Status, Turn, View
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
 from components import answer_facts, i18n
@@ -22,23 +23,22 @@ FRAME_S = 0.1  # at most ten updates a second
 TAIL_CHARS_PER_S = 40_000  # of an open block sent again and again: a long one is updated less often
 
 
-def draw(view: View) -> DeltaGenerator | None:
-    """All turns; returns the place of the answer that is still being made, for `follow`."""
+def draw(view: View, actions: Callable[[Turn], None]) -> DeltaGenerator | None:
+    """All turns, with `actions` under the last one if it has ended; else returns that one's place, for `follow`."""
     open_place: DeltaGenerator | None = None
     for turn in view.turns:
         with st.chat_message("user", avatar=":material/person:"):
             _said(turn.question)
-        if turn.status is Status.REFUSED:
-            answer_facts.draw(turn)
-            continue
         with st.chat_message("assistant", avatar=":material/auto_awesome:"):
             body = st.container(gap="small")
             if turn.status in (Status.ASKING, Status.RUNNING):
                 open_place = body
-            else:
-                for block in split_blocks(turn.answer):
-                    _block(body, block)
-                answer_facts.draw(turn)
+                continue
+            for block in split_blocks(turn.answer):
+                _block(body, block)
+            answer_facts.draw(turn)
+            if turn is view.last:
+                actions(turn)
     return open_place
 
 

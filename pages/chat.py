@@ -93,17 +93,15 @@ def draw_page() -> None:
     wishes = sidebar.draw(state.model, conversation.view() if conversation else None, new_chat)
     conversation = carry_out(conversation, wishes)
     view = conversation.view() if conversation else None
-    name = state.model.id if state.model else tell("app")
+    name = state.model.id if state.model else ""
 
-    st.caption(f"**{tell('app')}** · {name}")
+    st.caption(f"**{tell('app')}** · {name}" if name else f"**{tell('app')}**")
     welcome.demo_line(state.model)
     place = None
     if view is None or view.last is None:
         welcome.draw(state.model, ready, lambda text: wish("ask", text))
     else:
-        place = transcript.draw(view)
-        if not view.busy:
-            draw_actions(view.last, ready)
+        place = transcript.draw(view, lambda turn: draw_actions(turn, ready))
     with st.bottom:
         engine_notice.watch(engine, state)
         if view is not None and view.busy and conversation is not None:
