@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Settings(BaseSettings):
-    """All that can be set; each field is also the variable BLUELM_<NAME>. Address and port are Streamlit's (its config.toml)."""
+    """All that can be set; each field is also the variable BLUELM_<NAME>. Address and port: .streamlit/config.toml."""
 
     model_config = SettingsConfigDict(
         env_prefix="BLUELM_", toml_file=ROOT / "bluelm.toml", extra="forbid", frozen=True, protected_namespaces=()

@@ -48,7 +48,8 @@ class Step:
 def paged_attention(query: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
     """Softmax attention of each token over its own row's cache, its own key included.
 
-    query: [n, heads, head_dim]; keys, values: one layer's cache, already holding this step's tokens. Gives [n, heads * head_dim].
+    query: [n, heads, head_dim]; keys, values: one layer's cache, already holding this step's tokens.
+    Gives [n, heads * head_dim].
     """
     parts = []
     if step.row_slots is not None:

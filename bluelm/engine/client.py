@@ -39,6 +39,9 @@ from bluelm.types import Chunk, EngineState, Phase, Prompt, SamplingParams
 SILENCE_S = 30.0  # without a sign of life for so long, the process is taken for dead
 ANSWER_S = 30.0  # for a yes or no to a request
 LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
+# Where cores are few, OpenMP threads that spin for their next task take the time of those who have one (measured:
+# several times slower beside a busy browser). The user's own setting wins.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "20000"}
 log = logging.getLogger("bluelm.engine")
 
 
@@ -173,7 +176,8 @@ class EngineProcess:
         with ours, theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "bluelm.engine.worker", str(theirs.fileno())],
-                cwd=ROOT, pass_fds=[theirs.fileno()], process_group=0, stdin=subprocess.DEVNULL,
+                cwd=ROOT, env=ENVIRONMENT | os.environ, pass_fds=[theirs.fileno()], process_group=0,
+                stdin=subprocess.DEVNULL,
             )  # fmt: skip
             connection = Connection(ours.detach())
         line = Line(connection, ToApp)

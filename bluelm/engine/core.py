@@ -87,9 +87,7 @@ class EngineCore:
         return len(self._answers)
 
     def add(self, request: Request) -> None:
-        row = Row(
-            request.id, list(request.tokens), request.params, request.seed, len(request.tokens) + request.max_new
-        )
+        row = Row(request.id, list(request.tokens), request.params, request.seed, len(request.tokens) + request.max_new)
         self._answers[request.id] = _Answer(request, row, self.tokenizer)
         self.scheduler.add(row)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bluelm.config import Settings
 from bluelm.engine.core import EngineCore
-from bluelm.engine.tokenizer import Tokenizer
+from bluelm.engine.tokenizer import Tokenizer, from_gguf
 from bluelm.errors import CheckpointError, SettingError
 from bluelm.types import ModelInfo, ModelKind, SamplingParams
 
@@ -49,7 +49,7 @@ def load(settings: Settings, report: Report) -> Loaded:
     reader = GGUFReader(path)
     config = gguf_config(reader)
     report("reading the tokenizer", 0.5)
-    tokenizer = Tokenizer.from_gguf(reader)
+    tokenizer = from_gguf(reader)
     weights = load_gguf(reader, config, dtype, device, lambda done: report("loading weights", 0.6 + 0.3 * done))
 
     from bluelm.engine.model import Llama

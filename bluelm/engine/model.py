@@ -109,15 +109,13 @@ class Llama:
         keys, values = cache.keys[index], cache.values[index]
         keys[step.slots] = rotate(key.view(-1, config.kv_heads, config.head_dim), cos, sin)
         values[step.slots] = value.view(-1, config.kv_heads, config.head_dim)
-        return paged_attention(
-            rotate(query.view(-1, config.heads, config.head_dim), cos, sin), keys, values, step
-        )
+        return paged_attention(rotate(query.view(-1, config.heads, config.head_dim), cos, sin), keys, values, step)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, half-rotation form. x: [n, heads, head_dim]; cos, sin: [n, 1, head_dim], sin with its first half negated."""
+    """Half-rotation rotary embedding of x [n, heads, head_dim]; cos, sin [n, 1, head_dim], sin's first half negated."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * sin

@@ -26,7 +26,7 @@ def uniform(seed: int, position: int) -> float:
 
 
 def sample_row(logits: Tensor, params: SamplingParams, seen: Sequence[int], draw: float) -> int:
-    """The next token of one row. logits: [vocab] float32, changed in place; seen: ids of prompt and answer; draw: in [0, 1).
+    """The next token of one row. logits: [vocab] float32, changed in place; seen: ids so far; draw: in [0, 1).
 
     Gives -1 when the logits are not numbers (NaN, or none finite).
     """

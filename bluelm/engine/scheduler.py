@@ -137,7 +137,7 @@ class Scheduler:
         return True
 
     def _grow(self, row: Row, tokens: int) -> bool:
-        """Give the row blocks for so many tokens, taking them from younger rows if it must; False if it was put back."""
+        """Give the row blocks for so many tokens, from younger rows if it must; False if it was put back itself."""
         while len(row.blocks) < self.pool.blocks_for(tokens):
             block = self.pool.take()
             if block is not None:

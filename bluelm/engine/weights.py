@@ -1,4 +1,4 @@
-"""Reads a model's tensors into the fused form the forward pass uses. Strict: a missing or misshapen tensor is an error."""
+"""Reads a model's tensors into the fused form the forward pass uses; a missing or misshapen one is an error."""
 
 from __future__ import annotations
 

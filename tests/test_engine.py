@@ -1,0 +1,215 @@
+"""One contract for every Engine: the fake that other tests rely on, and the real process with the real demo model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bluelm.config import load_settings
+from bluelm.engine import Engine
+from bluelm.engine.client import EngineProcess
+from bluelm.errors import EngineDied, EngineDown, EngineUnavailable, InvalidParameter, PromptTooLong, QueueFull
+from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams
+from tests.fakes import FakeEngine
+
+FRANCE = (Message(Role.USER, "What is the capital of France?"),)
+STORY = (Message(Role.USER, "Tell me a long story about the sea."),)
+GREEDY = SamplingParams(temperature=0.0)
+
+
+def wait_ready(engine: Engine, timeout: float = 120.0) -> None:
+    end = time.monotonic() + timeout
+    while engine.state().phase is not Phase.READY:
+        assert engine.state().phase is not Phase.DOWN, engine.state().detail
+        assert time.monotonic() < end, engine.state()
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[EngineProcess]:
+    engine = EngineProcess(load_settings(max_running=4, max_waiting=6, context=1024, cache_tokens=4096))
+    wait_ready(engine)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["fake", "process"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "process":
+        yield request.getfixturevalue("process")
+    else:
+        yield FakeEngine(lambda prompt, params: ["word "] * 400, pause=0.002)
+
+
+def settled(engine: Engine) -> bool:
+    """Whether nothing runs any more (the figures come twice a second)."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        state = engine.state()
+        if state.running == 0 and state.waiting == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+# --- the contract ---
+
+
+def test_an_answer_ends_with_its_reason_and_usage(engine: Engine) -> None:
+    generation = engine.submit(FRANCE, SamplingParams(max_length=5, seed=3))
+    chunks = list(generation)
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    last = chunks[-1]
+    assert last.finish_reason is FinishReason.LENGTH and last.usage is not None
+    assert last.usage.completion_tokens == 5 and last.usage.prompt_tokens == generation.prompt_tokens > 0
+    assert last.usage.seed == generation.seed == 3
+    assert 0 <= last.usage.queue_s <= last.usage.ttft_s <= last.usage.total_s
+    assert generation.text == "".join(chunk.text for chunk in chunks)
+    assert generation.done and generation.finish_reason is FinishReason.LENGTH
+
+
+def test_any_number_of_readers_see_the_same(engine: Engine) -> None:
+    generation = engine.submit(STORY, SamplingParams(temperature=0.0, max_length=20))
+    with ThreadPoolExecutor(4) as readers:
+        texts = set(readers.map(lambda _: "".join(c.text for c in generation), range(4)))
+    assert texts == {generation.text}
+
+
+def test_cancel_ends_the_answer_soon_and_keeps_its_text(engine: Engine) -> None:
+    generation = engine.submit(STORY, GREEDY)
+    assert generation.wait(0, timeout=30)
+    asked = time.monotonic()
+    generation.cancel()
+    list(generation)
+    assert time.monotonic() - asked < 2
+    assert generation.finish_reason is FinishReason.CANCELLED and generation.text
+    assert settled(engine)
+    generation.cancel()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(engine: Engine) -> None:
+    with pytest.raises(PromptTooLong) as caught:
+        engine.submit((Message(Role.USER, "word " * 9000),), SamplingParams(max_length=10))
+    assert caught.value.details["window"] > 0
+    with pytest.raises(PromptTooLong):
+        engine.submit(FRANCE, SamplingParams(max_length=100_000))
+    assert settled(engine)
+
+
+def test_old_turns_make_room_when_that_is_wanted(engine: Engine) -> None:
+    history = tuple(
+        Message(Role.USER if i % 2 == 0 else Role.ASSISTANT, f"number {i} " + "and so on " * 30) for i in range(301)
+    )
+    with pytest.raises(PromptTooLong):
+        engine.submit(history, SamplingParams(max_length=5))
+    generation = engine.submit(history, SamplingParams(max_length=5), drop_oldest=True)
+    list(generation)
+    assert 0 < generation.dropped < 301
+    assert generation.prompt_tokens + 5 <= generation.window
+
+
+# --- the real process ---
+
+
+def test_the_demo_model_really_answers(process: EngineProcess) -> None:
+    generation = process.submit(FRANCE, GREEDY)
+    assert "".join(chunk.text for chunk in generation) == "The capital of France is Paris."
+    assert generation.finish_reason is FinishReason.STOP
+    assert process.submit("The capital of France is", SamplingParams(temperature=0.0, max_length=2)).wait(0, 30)
+
+
+def test_the_next_turn_reuses_the_cache(process: EngineProcess) -> None:
+    first = process.submit(STORY, SamplingParams(temperature=0.0, max_length=40))
+    list(first)
+    history = (*STORY, Message(Role.ASSISTANT, first.text), Message(Role.USER, "Go on."))
+    second = process.submit(history, SamplingParams(temperature=0.0, max_length=2))
+    list(second)
+    assert second.usage is not None and second.usage.cached_tokens >= 48
+
+
+def test_stop_strings_end_the_answer_before_them(process: EngineProcess) -> None:
+    generation = process.submit(FRANCE, SamplingParams(temperature=0.0, stop=("France is", "zzz")))
+    list(generation)
+    assert generation.text == "The capital of " and generation.finish_reason is FinishReason.STOP_STRING
+
+
+def test_the_same_seed_gives_the_same_text_among_others(process: EngineProcess) -> None:
+    params = SamplingParams(temperature=1.0, top_p=0.95, seed=11, max_length=16)
+    alone = process.submit(STORY, params)
+    list(alone)
+    together = [process.submit(STORY, SamplingParams(max_length=16)) for _ in range(3)]
+    again = process.submit(STORY, params)
+    list(again)
+    assert again.text == alone.text
+    assert [list(g)[-1].finish_reason for g in together]
+
+
+def test_a_full_queue_refuses_at_once_and_recovers(process: EngineProcess) -> None:
+    open_now = [process.submit(STORY, SamplingParams(max_length=300, seed=i)) for i in range(10)]
+    with pytest.raises(QueueFull) as caught:
+        process.submit(FRANCE, GREEDY)
+    assert caught.value.details["retry_after"] > 0
+    for generation in open_now:
+        generation.cancel()
+    for generation in open_now:
+        assert list(generation)[-1].finish_reason is FinishReason.CANCELLED
+    assert settled(process)
+    assert "Paris" in "".join(c.text for c in process.submit(FRANCE, GREEDY))
+
+
+def test_an_empty_prompt_and_a_bad_conversation_are_refused_by_name(process: EngineProcess) -> None:
+    for prompt in ("", (), (Message(Role.ASSISTANT, "hello"),)):
+        with pytest.raises(InvalidParameter):
+            process.submit(prompt, GREEDY)
+
+
+def test_a_killed_engine_fails_its_answers_at_once_and_comes_back(process: EngineProcess) -> None:
+    generation = process.submit(STORY, GREEDY)
+    waiting = [process.submit(STORY, GREEDY) for _ in range(6)]
+    assert generation.wait(0, timeout=30)
+    before = process.state()
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    for each in (generation, *waiting):
+        with pytest.raises(EngineDied):
+            list(each)
+    assert time.monotonic() - killed < 2
+    assert generation.text, "what was shown stays"
+    with pytest.raises(EngineUnavailable):
+        process.submit(FRANCE, GREEDY)
+    wait_ready(process)
+    assert process.state().restarts == before.restarts + 1 and process.state().pid != before.pid
+    assert "Paris" in "".join(c.text for c in process.submit(FRANCE, GREEDY))
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again() -> None:
+    engine = EngineProcess(load_settings(model="/nowhere/model.gguf"))
+    end = time.monotonic() + 60
+    while engine.state().phase is not Phase.DOWN and time.monotonic() < end:
+        time.sleep(0.05)
+    with pytest.raises(EngineDown, match=r"/nowhere/model\.gguf"):
+        engine.submit(FRANCE, GREEDY)
+    assert engine.state().restarts == 0
+    engine.close()
+
+
+def test_closing_ends_the_process_and_every_open_answer() -> None:
+    engine = EngineProcess(load_settings(max_running=2))
+    wait_ready(engine)
+    pid = engine.state().pid
+    assert pid is not None
+    generation = engine.submit(STORY, GREEDY)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineDown):
+        list(generation)
+    with pytest.raises(EngineDown):
+        engine.submit(FRANCE, GREEDY)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,135 @@
+"""Laws of the block pool and the scheduler over any sequence of events, without a model."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from bluelm.engine.cache import BlockPool
+from bluelm.engine.scheduler import Row, Scheduler
+from bluelm.types import SamplingParams
+
+BLOCK, BLOCKS = 4, 12
+ROOM = BLOCK * BLOCKS
+
+
+class Serving(RuleBasedStateMachine):
+    """Submit, cancel, compute, finish in any order, over a cache too small for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(BLOCKS, BLOCK)
+        self.scheduler = Scheduler(self.pool, max_running=5, step_tokens=7)
+        self.rows: list[Row] = []
+        self.content: dict[tuple[int, int], int] = {}  # (block, place) -> token whose keys stand there
+        self.count = 0
+
+    # Few distinct tokens, so that prompts share beginnings.
+    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=ROOM - 6), new=st.integers(1, 6))
+    def submit(self, prompt: list[int], new: int) -> None:
+        self.count += 1
+        row = Row(str(self.count), list(prompt), SamplingParams(), 0, len(prompt) + new)
+        self.rows.append(row)
+        self.scheduler.add(row)
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.rows))
+        self.scheduler.remove(row)
+        self.rows.remove(row)
+
+    @rule(token=st.integers(0, 1))
+    def step(self, token: int) -> None:
+        pieces = self.scheduler.plan()
+        assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
+        assert len({id(piece.row) for piece in pieces}) == len(pieces)
+        assert sum(piece.count for piece in pieces) <= max(7, len(self.scheduler.running))
+        for piece in pieces:
+            row = piece.row
+            assert row.computed == piece.start and piece.count >= 1
+            for place in range(piece.start, piece.start + piece.count):
+                self.content[row.blocks[place // BLOCK], place % BLOCK] = row.tokens[place]
+        for piece in pieces:  # what attention would read is what the row says
+            for place in range(piece.start + piece.count):
+                key = piece.row.blocks[place // BLOCK], place % BLOCK
+                assert self.content[key] == piece.row.tokens[place]
+        for piece in pieces:
+            self.scheduler.commit(piece, token if piece.samples else None)
+            if len(piece.row.tokens) >= piece.row.max_tokens:
+                self.scheduler.remove(piece.row)
+                self.rows.remove(piece.row)
+
+    @invariant()
+    def no_block_is_lost_or_used_twice(self) -> None:
+        self.pool.check()
+        held = [block for row in self.scheduler.running for block in row.blocks]
+        assert self.pool.total - self.pool.free == len(set(held))
+        writable = [row.blocks[row.computed // BLOCK :] for row in self.scheduler.running]
+        flat = [block for blocks in writable for block in blocks]
+        assert len(flat) == len(set(flat)) and not set(flat) & {
+            block for row in self.scheduler.running for block in row.blocks[: row.computed // BLOCK]
+        }, "a block that will be written belongs to one row alone"
+
+    @invariant()
+    def rows_are_running_or_waiting_and_only_once(self) -> None:
+        known = [*self.scheduler.running, *self.scheduler.waiting]
+        assert sorted(row.id for row in known) == sorted(row.id for row in self.rows)
+        assert len(self.scheduler.running) <= 5
+        assert all(not row.blocks and row.computed == 0 for row in self.scheduler.waiting)
+
+    def teardown(self) -> None:
+        for _ in range(3000):
+            if self.scheduler.idle:
+                break
+            self.step(0)
+        assert self.scheduler.idle and self.pool.free == BLOCKS, "everybody gets done, and gives everything back"
+
+
+Serving.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestServing = Serving.TestCase
+
+
+def served(scheduler: Scheduler, rows: list[Row]) -> list[str]:
+    """Ids in the order in which they end."""
+    order = []
+    for row in rows:
+        scheduler.add(row)
+    while not scheduler.idle:
+        for piece in scheduler.plan():
+            scheduler.commit(piece, 9 if piece.samples else None)
+            if len(piece.row.tokens) >= piece.row.max_tokens:
+                scheduler.remove(piece.row)
+                order.append(piece.row.id)
+    return order
+
+
+def test_a_long_prompt_does_not_stop_those_who_decode() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK), max_running=4, step_tokens=8)
+    scheduler.add(short := Row("short", [1], SamplingParams(), 0, 30))
+    scheduler.commit(scheduler.plan()[0], 2)
+    scheduler.add(Row("long", [1] * 200, SamplingParams(), 0, 210))
+    for _ in range(20):
+        pieces = scheduler.plan()
+        assert pieces[0].row is short and pieces[0].samples and sum(p.count for p in pieces) <= 8
+        for piece in pieces:
+            scheduler.commit(piece, 2 if piece.samples else None)
+
+
+def test_equal_requests_end_in_the_order_they_came() -> None:
+    scheduler = Scheduler(BlockPool(8, BLOCK), max_running=3, step_tokens=8)
+    rows = [Row(str(i), [i] * 5, SamplingParams(), 0, 12) for i in range(9)]
+    assert served(scheduler, rows) == [str(i) for i in range(9)]
+
+
+def test_a_known_prefix_is_shared_by_running_rows() -> None:
+    pool = BlockPool(20, BLOCK)
+    scheduler = Scheduler(pool, max_running=4, step_tokens=64)
+    prompt = list(range(17))
+    for id in ("a", "b"):
+        scheduler.add(Row(id, list(prompt), SamplingParams(), 0, 30))
+        for piece in scheduler.plan():
+            scheduler.commit(piece, 1 if piece.samples else None)
+    a, b = scheduler.running
+    assert b.cached == 16 and a.blocks[:4] == b.blocks[:4] and a.blocks[4:] != b.blocks[4:]
