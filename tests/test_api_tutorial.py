@@ -179,5 +179,5 @@ def test_an_engine_that_is_down_says_why(api: Api) -> None:
     api.engine.now = replace(api.engine.now, phase=Phase.DOWN, detail="No such folder: /x.", model=None)
     answer = api.post("/", {"prompt": "hi"})
     assert answer.status_code == 503
-    assert answer.json()["error"] == "No such folder: /x."
+    assert answer.json()["error"] == "The engine is down: No such folder: /x."
     assert "retry-after" not in answer.headers

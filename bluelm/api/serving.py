@@ -82,7 +82,7 @@ def current_model(state: EngineState) -> ModelInfo:
     if state.model is not None:
         return state.model
     if state.phase is Phase.DOWN:
-        raise EngineDown(state.detail or "The engine is down: see the server's log, then start the app again.")
+        raise EngineDown(f"The engine is down: {state.detail or 'see the log, then start the app again.'}")
     raise EngineLoading(state.detail or state.phase.value, state.progress)
 
 
