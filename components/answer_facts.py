@@ -14,7 +14,7 @@ __all__ = ["draw", "facts"]
 def draw(turn: Turn) -> None:
     """Marks and errors first, then one line of facts."""
     if turn.dropped:
-        st.caption(tell("dropped", n=turn.dropped), help=None)
+        st.caption(":material/history: " + tell("dropped", n=turn.dropped))
     if turn.error is not None:
         st.error(explain(turn.error), icon=":material/error:")
         st.caption(tell("mark.kept" if turn.status is Status.DONE else "mark.excluded"))
@@ -35,7 +35,8 @@ def facts(turn: Turn, to: Language) -> str:
     usage = turn.usage
     if usage is None:
         return ""
-    parts = [word("facts.tokens", to, n=f"{usage.completion_tokens:,}")]
+    made = usage.completion_tokens
+    parts = [word("facts.token" if made == 1 else "facts.tokens", to, n=f"{made:,}")]
     if usage.ttft_s:
         parts.append(word("facts.ttft", to, s=f"{usage.ttft_s:.2f}"))
     if usage.tokens_per_s:

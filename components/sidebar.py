@@ -9,7 +9,7 @@ import streamlit as st
 
 from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
-from bluelm.types import MAX_STOP_STRINGS, ModelInfo, SamplingParams
+from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, SamplingParams
 from components import i18n
 from components.i18n import tell
 
@@ -17,7 +17,6 @@ __all__ = ["Wishes", "draw"]
 
 ANSWER_LENGTH = 512  # to start from, where the model's own defaults name none
 PROMPT_ROOM = 32  # tokens of the window kept for a short message and the template around it
-SEED_LIMIT = 2**53 - 1  # whole numbers that a browser keeps exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def _defaults(model: ModelInfo) -> dict[str, object]:
         "top_p": float(given.top_p),
         "top_k": given.top_k,
         "repetition_penalty": float(given.repetition_penalty),
-        "seed": given.seed,
+        "seed": "" if given.seed is None else str(given.seed),
         "stop_strings": "\n".join(_escape(stop) for stop in given.stop),
         "system": "",
     }
@@ -83,24 +82,25 @@ def _settings(model: ModelInfo) -> Wishes:
         st.session_state.setdefault(name, value)
     limit = _length_limit(model)
     st.session_state["max_length"] = min(st.session_state["max_length"] or ANSWER_LENGTH, limit)
-    _number("max_length", 1, limit, 1, limit=f"{limit:,}")
+    _number("max_length", 1, limit, limit=f"{limit:,}")
     _slider("temperature", 0.0, 2.0, 0.05)
     with st.expander(tell("settings.more"), icon=":material/tune:"):
         _slider("top_p", 0.05, 1.0, 0.05)
-        _number("top_k", 0, 1000, 1)
+        _number("top_k", 0, max(1000, model.defaults.top_k))
         _slider("repetition_penalty", 0.5, 2.0, 0.05)
-        _number("seed", 0, SEED_LIMIT, 1, placeholder=tell("seed.empty"))
+        st.text_input(  # a browser's numbers are not exact for the longest seeds
+            tell("seed"), key="seed", help=tell("seed.help"), placeholder=tell("seed.empty"), persist_state="session"
+        )
         _text("stop_strings")
         st.button(tell("settings.reset"), key="reset", on_click=_reset, args=(defaults,), icon=":material/restart_alt:")
     _text("system", placeholder=tell("system.empty"))
     return _wishes()
 
 
-def _number(name: str, low: int, high: int, step: int, placeholder: str | None = None, **words: str) -> None:
+def _number(name: str, low: int, high: int, **words: str) -> None:
     st.number_input(
-        tell(name), low, high, step=step, key=name, help=tell(f"{name}.help", **words), placeholder=placeholder,
-        value=None if placeholder else "min", persist_state="session",
-    )  # fmt: skip
+        tell(name), low, high, step=1, key=name, help=tell(f"{name}.help", **words), persist_state="session"
+    )
 
 
 def _slider(name: str, low: float, high: float, step: float) -> None:
@@ -128,13 +128,23 @@ def _wishes() -> Wishes:
             top_p=state["top_p"],
             top_k=state["top_k"],
             repetition_penalty=state["repetition_penalty"],
-            seed=state["seed"],
+            seed=seed(state["seed"]),
             stop=stop_strings(state["stop_strings"]),
         )
     except InvalidParameter as error:
         st.error(tell("settings.bad", error=i18n.explain(error)))
         return Wishes(None)
     return Wishes(params, state["system"].strip())
+
+
+def seed(text: str) -> int | None:
+    """The whole number that was typed, None for none. Raises InvalidParameter."""
+    text = text.strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidParameter("seed", text, f"a whole number from 0 to {SEED_LIMIT - 1}")
+    return int(text)
 
 
 def stop_strings(lines: str) -> tuple[str, ...]:

@@ -42,11 +42,17 @@ def draw(view: View, actions: Callable[[Turn], None]) -> DeltaGenerator | None:
     return open_place
 
 
-def follow(generation: Generation, body: DeltaGenerator) -> None:
-    """Draw the answer as it grows, until it ends. Stopping this script leaves the answer alone."""
+def follow(generation: Generation | None, body: DeltaGenerator) -> None:
+    """Draw the answer as it grows, until it ends; None: the engine has not taken the question yet, look again soon.
+
+    Stopping this script leaves the answer alone.
+    """
     splitter = BlockSplitter()
     slot = body.empty()
     slot.caption(tell("thinking"))
+    if generation is None:
+        _rest(time.monotonic() + FRAME_S)
+        return
     seen = 0
     while True:
         begun = time.monotonic()

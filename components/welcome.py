@@ -16,7 +16,7 @@ __all__ = ["demo_line", "draw"]
 def draw(model: ModelInfo | None, ready: bool, ask: Callable[[str], None]) -> None:
     """Greet; the questions can be pressed once the model is ready. The demo model understands English ones only."""
     with st.container(key="welcome", gap="small"):
-        st.markdown(f"## {tell('hello')}", text_alignment="center")
+        st.header(tell("hello"), anchor=False, text_alignment="center")
         st.caption(tell("hello.sub"), text_alignment="center")
         starters = i18n.STARTERS["en" if model is not None and model.demo else i18n.language()]
         for pair in (starters[:2], starters[2:]):

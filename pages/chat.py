@@ -54,23 +54,22 @@ def new_chat() -> None:
 def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conversation | None:
     """Do what the reader wished, once; text that cannot be sent now goes back into the box."""
     what, text = st.session_state.pop(WISH, ("", ""))
+    sent = False
     if what == "edit" and conversation is not None:
         st.session_state[INPUT] = conversation.take_back()
-    elif what and wishes.params is None:
+    elif what and wishes.params is not None:  # else the sidebar says which setting is at fault
+        try:
+            if what == "ask" and text.strip():
+                conversation = conversation or conversations().new()
+                remember(conversation)
+                conversation.ask(engine, text, wishes.params, wishes.system)
+            elif what == "regenerate" and conversation is not None:
+                conversation.regenerate(engine, wishes.params, wishes.system)
+            sent = True
+        except Conflict:
+            st.toast(tell("input.busy" if text else "error.conflict"), icon=":material/hourglass_top:")
+    if text.strip() and not sent:
         st.session_state[INPUT] = text
-    elif what == "ask" and text.strip():
-        conversation = conversation or conversations().new()
-        remember(conversation)
-        try:
-            conversation.ask(engine, text, wishes.params or sidebar.SamplingParams(), wishes.system)
-        except Conflict:
-            st.session_state[INPUT] = text
-            st.toast(tell("input.busy"), icon=":material/hourglass_top:")
-    elif what == "regenerate" and conversation is not None:
-        try:
-            conversation.regenerate(engine, wishes.params or sidebar.SamplingParams(), wishes.system)
-        except Conflict:
-            st.toast(tell("error.conflict"), icon=":material/hourglass_top:")
     return conversation
 
 
@@ -110,8 +109,7 @@ def draw_page() -> None:
     hint = tell("input", model=name) if ready else tell("input.loading")
     st.chat_input(hint, key=INPUT, on_submit=wish_typed, disabled=not ready)
     if view is not None and view.busy and place is not None:
-        if view.running is not None:
-            transcript.follow(view.running, place)
+        transcript.follow(view.running, place)
         st.rerun()
 
 

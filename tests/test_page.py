@@ -126,7 +126,7 @@ def test_settings_become_the_params_and_system_prompt_of_the_next_answer(engine:
     app.slider(key="top_p").set_value(0.5)
     app.number_input(key="top_k").set_value(5)
     app.slider(key="repetition_penalty").set_value(1.1)
-    app.number_input(key="seed").set_value(42)
+    app.text_input(key="seed").set_value("42")
     app.text_area(key="stop_strings").set_value("END\n\\n")
     app.text_area(key="system").set_value("Be brief.")
     ask(run(app), "hello")
@@ -158,6 +158,12 @@ def test_too_many_stop_strings_are_told_and_nothing_is_sent(engine: FakeEngine) 
     app.chat_input[0].set_value("hello")
     run(app)
     assert engine.seen == [] and len(app.chat_message) == 0
+
+
+def test_a_seed_that_is_no_number_is_told(engine: FakeEngine) -> None:
+    app = page()
+    app.text_input(key="seed").set_value("lucky")
+    assert "seed is 'lucky'" in run(app).error[0].value
 
 
 def test_an_answer_shows_its_facts_and_the_context_in_use(engine: FakeEngine) -> None:
