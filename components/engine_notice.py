@@ -13,23 +13,19 @@ __all__ = ["watch"]
 
 def watch(engine: Engine, drawn: EngineState) -> None:
     """Draw the notice for the state that the page was drawn with, and have the page drawn anew when that changes."""
-    if drawn.phase is Phase.READY:
-        _watch_ready(engine)
-    else:
-        _watch_other(engine, drawn.phase)
+    every_s = 2.0 if drawn.phase is Phase.READY else 0.4
+    st.fragment(_look, run_every=every_s)(engine, drawn.phase)
 
 
-@st.fragment(run_every=1.0)
-def _watch_ready(engine: Engine) -> None:
-    if engine.state().phase is not Phase.READY:
-        st.rerun()
-
-
-@st.fragment(run_every=0.4)
-def _watch_other(engine: Engine, drawn: Phase) -> None:
+def _look(engine: Engine, drawn: Phase) -> None:
     state = engine.state()
     if state.phase is not drawn:
         st.rerun()
+    if state.phase is not Phase.READY:
+        _notice(state)
+
+
+def _notice(state: EngineState) -> None:
     with st.container(border=True, gap="small", key="engine_notice"):
         st.markdown(f"**{tell(f'engine.{state.phase}')}**")
         if state.phase is Phase.DOWN:
