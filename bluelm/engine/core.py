@@ -122,7 +122,7 @@ class EngineCore:
         if token is None:
             return None
         answer.first_at = answer.first_at or time.monotonic()
-        if token in self.tokenizer.eos_ids:
+        if token in self.tokenizer.stop_ids:
             text, hit = answer.rest()
             return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP)
         text, hit = answer.grow(token)

