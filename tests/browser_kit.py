@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -20,7 +23,7 @@ line two \(a^2\) and \[b^2\]
 c^2
 \]
 
-![picture](http://127.0.0.1:9/leak.png) https://example.org/a:b
+![picture](http://leak.invalid/x.png) https://example.org/a:b
 
 `:smile: $x$ -> **`
 
@@ -53,3 +56,41 @@ def shot(page: Page, name: str) -> None:
     folder = Path(__file__).parent / "output"
     folder.mkdir(exist_ok=True)
     page.screenshot(path=folder / f"{name}.png")
+
+
+class Line:
+    """A TCP line to a server on this machine, which can be cut: open connections break, new ones come through."""
+
+    def __init__(self, server_url: str) -> None:
+        self._target = int(server_url.rsplit(":", 1)[1])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        while self._open:
+            with contextlib.suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
