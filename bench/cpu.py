@@ -24,7 +24,7 @@ from bluelm.engine.client import EngineProcess
 from bluelm.engine.loader import embedded_model
 from bluelm.types import Message, Phase, Role, SamplingParams
 
-TOPICS = ("cat", "dog", "sun", "moon", "sea", "tree", "fish", "bird")
+TOPICS: tuple[str, ...] = ("cat", "dog", "sun", "moon", "sea", "tree", "fish", "bird")
 TOPICS += ("car", "train", "ship", "rock", "snow", "rain", "fire", "ice")
 QUESTION = "Tell me a long story about a {}, with many names, places and dates in it, and no end in sight."
 

@@ -99,7 +99,7 @@ class SamplingParams:
 
     def _check_stop(self) -> None:
         must = f"up to {MAX_STOP_STRINGS} non-empty strings"
-        if isinstance(self.stop, str) or not isinstance(self.stop, (tuple, list)):
+        if not isinstance(self.stop, (tuple, list)):
             raise InvalidParameter("stop", self.stop, must)
         object.__setattr__(self, "stop", tuple(self.stop))
         if len(self.stop) > MAX_STOP_STRINGS or not all(isinstance(s, str) and s for s in self.stop):

@@ -59,7 +59,7 @@ def step(scheduler: Scheduler, runner: Runner) -> None:
 def greedy(theirs: LlamaForCausalLM, prompt: list[int], new: int) -> list[int]:
     """Prompt and answer by transformers' own generate."""
     ids = torch.tensor([prompt])
-    out = theirs.generate(
+    out = theirs.generate(  # type: ignore[misc]
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0
     )
     return out[0].tolist()

@@ -38,7 +38,11 @@ class Runner:
 
     def _step(self, pieces: Sequence[Piece]) -> Step:
         singles = [piece for piece in pieces if piece.count == 1]
-        tokens, positions, slots, sampled, spans = [], [], [], [], []
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        sampled: list[int] = []
+        spans: list[Span] = []
         for piece in pieces:
             end = piece.start + piece.count
             if piece.samples:

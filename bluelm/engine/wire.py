@@ -18,13 +18,13 @@ class _Said(msgspec.Struct, frozen=True, tag=True, array_like=True):
 # --- app to engine ---
 
 
-class Configure(_Said):
+class Configure(_Said, frozen=True):
     """The first message: the settings, as a JSON object."""
 
     settings: dict[str, Any]
 
 
-class Submit(_Said):
+class Submit(_Said, frozen=True):
     id: str
     messages: tuple[Message, ...] | None  # either these,
     text: str | None  # or a plain text to continue
@@ -32,7 +32,7 @@ class Submit(_Said):
     drop_oldest: bool
 
 
-class Cancel(_Said):
+class Cancel(_Said, frozen=True):
     id: str
 
 
@@ -42,37 +42,37 @@ ToEngine = Configure | Submit | Cancel
 # --- engine to app ---
 
 
-class Loading(_Said):
+class Loading(_Said, frozen=True):
     """progress: 0 to 1; phase: what is being done."""
 
     phase: str
     progress: float
 
 
-class Ready(_Said):
+class Ready(_Said, frozen=True):
     model: ModelInfo
     cache_tokens: int
 
 
-class Fatal(_Said):
+class Fatal(_Said, frozen=True):
     """The engine cannot start, and would not the next time either: an error's `to_wire`."""
 
     error: dict[str, Any]
 
 
-class Accepted(_Said):
+class Accepted(_Said, frozen=True):
     id: str
     prompt_tokens: int
     dropped: int
     seed: int
 
 
-class Refused(_Said):
+class Refused(_Said, frozen=True):
     id: str
     error: dict[str, Any]
 
 
-class Grown(_Said):
+class Grown(_Said, frozen=True):
     """An answer went on; with `finish` it has ended."""
 
     id: str
@@ -81,18 +81,18 @@ class Grown(_Said):
     usage: Usage | None
 
 
-class Failed(_Said):
+class Failed(_Said, frozen=True):
     id: str
     error: dict[str, Any]
 
 
-class Step(_Said):
+class Step(_Said, frozen=True):
     """All that one step of the engine brought."""
 
     news: tuple[Grown | Failed, ...]
 
 
-class Pulse(_Said):
+class Pulse(_Said, frozen=True):
     """Sent about twice a second: a sign of life, and figures for whoever looks."""
 
     running: int
