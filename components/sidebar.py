@@ -81,7 +81,6 @@ def _settings(model: ModelInfo) -> Wishes:
     for name, value in defaults.items():
         st.session_state.setdefault(name, value)
     limit = _length_limit(model)
-    st.session_state["max_length"] = min(st.session_state["max_length"] or ANSWER_LENGTH, limit)
     _number("max_length", 1, limit, limit=f"{limit:,}")
     _slider("temperature", 0.0, 2.0, 0.05)
     with st.expander(tell("settings.more"), icon=":material/tune:"):
@@ -97,14 +96,21 @@ def _settings(model: ModelInfo) -> Wishes:
     return _wishes()
 
 
+def _keep_within(name: str, low: float, high: float) -> None:
+    """Another model may allow less. Written only where it must be: what is set overrules a moving slider."""
+    if not low <= st.session_state[name] <= high:
+        st.session_state[name] = min(high, max(low, st.session_state[name]))
+
+
 def _number(name: str, low: int, high: int, **words: str) -> None:
+    _keep_within(name, low, high)
     st.number_input(
         tell(name), low, high, step=1, key=name, help=tell(f"{name}.help", **words), persist_state="session"
     )
 
 
 def _slider(name: str, low: float, high: float, step: float) -> None:
-    st.session_state[name] = min(high, max(low, st.session_state[name]))
+    _keep_within(name, low, high)
     st.slider(tell(name), low, high, step=step, key=name, help=tell(f"{name}.help"), persist_state="session")
 
 
