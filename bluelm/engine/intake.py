@@ -45,7 +45,7 @@ def admit(
     max_new = window - len(tokens) if params.max_length is None else params.max_length
     if max_new < 1 or len(tokens) + max_new > window:
         raise PromptTooLong(len(tokens), max(max_new, 1), window, "prompt" if isinstance(prompt, str) else "messages")
-    seed = secrets.randbits(63) if params.seed is None else params.seed
+    seed = secrets.randbits(32) if params.seed is None else params.seed
     return Admitted(tokens, dropped, max_new, seed)
 
 
