@@ -28,7 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 # The only modules that may import torch at module level.
-LOADS_TORCH = {f"bluelm.engine.{name}" for name in ("model", "kernels", "attention", "sampler", "weights", "runner")}
+LOADS_TORCH = {
+    f"bluelm.engine.{name}" for name in ("model", "kernels", "attention", "sampler", "weights", "runner", "linear")
+}
 
 # What the web process is made of: no torch and no transformers, not even by way of another module.
 WEB = ("bluelm.api", "bluelm.service", "bluelm.prompt", "bluelm.engine.client")

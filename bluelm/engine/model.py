@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.engine.attention import Step, paged_attention
+from bluelm.engine.linear import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +43,35 @@ class LlamaConfig:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder block. Matrices are [out, in]; norms [hidden]."""
+    """One decoder block. Norms are [hidden]."""
 
     input_norm: Tensor
-    qkv: Tensor  # [(heads + 2 * kv_heads) * head_dim, hidden]
-    o: Tensor
+    qkv: Linear  # [(heads + 2 * kv_heads) * head_dim, hidden]
+    o: Linear
     post_norm: Tensor
-    gate_up: Tensor  # [2 * intermediate, hidden]
-    down: Tensor
+    gate_up: Linear  # [2 * intermediate, hidden]
+    down: Linear
+
+    @property
+    def parameters(self) -> int:
+        matrices = (self.qkv, self.o, self.gate_up, self.down)
+        return self.input_norm.numel() + self.post_norm.numel() + sum(matrix.parameters for matrix in matrices)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a model; lm_head may be the embedding itself (tied)."""
+    """All tensors of a model. tied: lm_head is the embedding table."""
 
     embedding: Tensor  # [vocab, hidden]
     layers: tuple[Layer, ...]
     norm: Tensor
-    lm_head: Tensor
+    lm_head: Linear
+    tied: bool
 
     @property
     def parameters(self) -> int:
-        tensors = [self.embedding, self.norm] + ([] if self.lm_head is self.embedding else [self.lm_head])
-        blocks = sum(getattr(layer, name).numel() for layer in self.layers for name in Layer.__slots__)
-        return blocks + sum(tensor.numel() for tensor in tensors)
+        head = 0 if self.tied else self.lm_head.parameters
+        return self.embedding.numel() + sum(layer.parameters for layer in self.layers) + self.norm.numel() + head
 
 
 class KVCache:
@@ -95,17 +101,17 @@ class Llama:
         cos, sin = self._cos[step.positions][:, None], self._sin[step.positions][:, None]
         for index, layer in enumerate(self.weights.layers):
             normed = self._norm(x, layer.input_norm)
-            x = x + F.linear(self._attend(normed, layer, cache, index, step, cos, sin), layer.o)
-            gate, up = F.linear(self._norm(x, layer.post_norm), layer.gate_up).split(config.intermediate, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
-        return F.linear(self._norm(x[step.sampled], self.weights.norm), self.weights.lm_head)
+            x = x + layer.o(self._attend(normed, layer, cache, index, step, cos, sin))
+            gate, up = layer.gate_up(self._norm(x, layer.post_norm)).split(config.intermediate, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        return self.weights.lm_head(self._norm(x[step.sampled], self.weights.norm))
 
     def _attend(
         self, x: Tensor, layer: Layer, cache: KVCache, index: int, step: Step, cos: Tensor, sin: Tensor
     ) -> Tensor:
         config = self.config
         sizes = [config.heads * config.head_dim, config.kv_heads * config.head_dim, config.kv_heads * config.head_dim]
-        query, key, value = F.linear(x, layer.qkv).split(sizes, dim=-1)
+        query, key, value = layer.qkv(x).split(sizes, dim=-1)
         keys, values = cache.keys[index], cache.values[index]
         keys[step.slots] = rotate(key.view(-1, config.kv_heads, config.head_dim), cos, sin)
         values[step.slots] = value.view(-1, config.kv_heads, config.head_dim)

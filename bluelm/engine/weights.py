@@ -10,19 +10,23 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.linear import Stored, joined, linear, shape_of
 from bluelm.engine.model import Layer, LlamaConfig, Weights
 from bluelm.errors import CheckpointError
 
 Progress = Callable[[float], None]
-Fetch = Callable[[str], Tensor]
+Fetch = Callable[[str], Stored]
 
-LAYER_PARTS = {
+PARTS = {
     "input_norm": ("input_layernorm",),
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "o": ("self_attn.o_proj",),
     "post_norm": ("post_attention_layernorm",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
+    "embedding": ("model.embed_tokens",),
+    "norm": ("model.norm",),
+    "lm_head": ("lm_head",),
 }
 
 
@@ -35,6 +39,9 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
         "post_norm": (config.hidden,),
         "gate_up": (2 * config.intermediate, config.hidden),
         "down": (config.hidden, config.intermediate),
+        "embedding": (config.vocab, config.hidden),
+        "norm": (config.hidden,),
+        "lm_head": (config.vocab, config.hidden),
     }
 
 
@@ -45,31 +52,44 @@ def assemble(config: LlamaConfig, fetch: Fetch, *, tied: bool, progress: Progres
     Raises CheckpointError, which names the tensor.
     """
     shapes = _shapes(config)
+
+    def matrix(part: str, prefix: str = "") -> Stored:
+        names = [f"{prefix}{name}.weight" for name in PARTS[part]]
+        return _checked(joined([fetch(name) for name in names]), shapes[part], " + ".join(names))
+
+    def vector(part: str, prefix: str = "") -> Tensor:
+        found = matrix(part, prefix)
+        assert isinstance(found, Tensor)
+        return found
+
     layers = []
     for index in range(config.layers):
-        parts = {}
-        for part, names in LAYER_PARTS.items():
-            tensors = [fetch(f"model.layers.{index}.{name}.weight") for name in names]
-            fused = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-            parts[part] = _checked(fused, shapes[part], f"model.layers.{index}.({'|'.join(names)}).weight")
-        layers.append(Layer(**parts))
+        prefix = f"model.layers.{index}."
+        layer = Layer(
+            input_norm=vector("input_norm", prefix),
+            qkv=linear(matrix("qkv", prefix)),
+            o=linear(matrix("o", prefix)),
+            post_norm=vector("post_norm", prefix),
+            gate_up=linear(matrix("gate_up", prefix)),
+            down=linear(matrix("down", prefix)),
+        )
+        layers.append(layer)
         progress((index + 1) / (config.layers + 1))
-    table = (config.vocab, config.hidden)
-    embedding = _checked(fetch("model.embed_tokens.weight"), table, "model.embed_tokens.weight")
-    norm = _checked(fetch("model.norm.weight"), (config.hidden,), "model.norm.weight")
-    lm_head = embedding if tied else _checked(fetch("lm_head.weight"), table, "lm_head.weight")
+    embedding = vector("embedding")
+    head = linear(embedding if tied else matrix("lm_head"))
+    weights = Weights(embedding, tuple(layers), vector("norm"), head, tied)
     progress(1.0)
-    return Weights(embedding, tuple(layers), norm, lm_head)
+    return weights
 
 
-def _checked(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    if tuple(tensor.shape) != shape:
+def _checked(stored: Stored, shape: tuple[int, ...], name: str) -> Stored:
+    if shape_of(stored) != shape:
         raise CheckpointError(
-            f"{name} has the shape {tuple(tensor.shape)}, the model's config asks for {shape}: "
+            f"{name} has the shape {shape_of(stored)}, the model's config asks for {shape}: "
             "the checkpoint is damaged or of another model; download it again.",
             tensor=name,
         )
-    return tensor.contiguous()
+    return stored
 
 
 def from_state_dict(config: LlamaConfig, tensors: Mapping[str, Tensor]) -> Weights:
