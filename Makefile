@@ -26,7 +26,7 @@ format:
 	@scripts/format
 
 bench:
-	@scripts/setup && .venv/bin/python -m bench.cpu $(ARGS)
+	@scripts/setup --dev && .venv/bin/python -m bench.cpu $(ARGS)
 
 clean:
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/output
