@@ -49,15 +49,79 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8:
+    """weight[o, i] = scale[o] * codes[o, i]. codes: int8 [out, in]; scale: [out] in the dtype of x."""
+
+    codes: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, dtype: torch.dtype) -> Int8:
+        """The nearest 8-bit form of a float32 matrix, one scale a row."""
+        scale = weight.abs().amax(dim=1).clamp_min_(1e-12) / 127
+        return cls((weight / scale[:, None]).round_().to(torch.int8), scale.to(dtype))
+
+    @property
+    def parameters(self) -> int:
+        return self.codes.numel()
+
+    @property
+    def bytes(self) -> int:
+        return self.codes.numel() + self.scale.numel() * self.scale.element_size()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Int4Cpu:
+    """Four bits a number through PyTorch's own product for CPUs, which wants bfloat16 and groups of 32 to 256.
+
+    packed: uint8 [out, in / 2] in the product's own order; scales: [in / group, out, 2], scale and value of code 8.
+    order: [in], the columns' order where groups are not of neighbours (GPTQ's act-order), or None.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    group: int
+    order: Tensor | None
+
+    @classmethod
+    def of(cls, stored: Grouped4) -> Int4Cpu:
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(stored.codes.int(), 2)
+        scales = torch.stack((stored.scale, stored.minimum + 8 * stored.scale), dim=-1).transpose(0, 1)
+        return cls(packed, scales.to(torch.bfloat16).contiguous(), stored.group, stored.order)
+
+    @staticmethod
+    def takes(stored: Grouped4) -> bool:
+        """Whether the product can do this matrix."""
+        return stored.group in (32, 64, 128, 256) and stored.codes.shape[0] % 16 == 0
+
+    @property
+    def parameters(self) -> int:
+        return self.packed.numel() * 2
+
+    @property
+    def bytes(self) -> int:
+        return self.packed.numel() + self.scales.numel() * 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x if self.order is None else x[:, self.order]
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, self.group, self.scales)
+
+
+@dataclass(frozen=True, slots=True)
 class Grouped4:
-    """A matrix of 4-bit codes as it comes from a file: weight[o, i] = scale[o, g] * code[o, i] + minimum[o, g].
+    """A matrix of 4-bit codes as it comes from a file: weight[o, order[i]] = scale[o, g] * codes[o, i] + minimum[o, g].
 
     codes: uint8 [out, in], 0 to 15; scale, minimum: float32 [out, in / group], g = i // group.
+    order: int64 [in], where each column stands in the input; None: in place.
     """
 
     codes: Tensor
     scale: Tensor
     minimum: Tensor
+    order: Tensor | None = None
 
     @property
     def group(self) -> int:
@@ -67,7 +131,8 @@ class Grouped4:
         """[out, in] float32."""
         out, inner = self.codes.shape
         grouped = self.codes.view(out, -1, self.group).float() * self.scale[..., None] + self.minimum[..., None]
-        return grouped.view(out, inner)
+        weight = grouped.view(out, inner)
+        return weight if self.order is None else weight[:, self.order.argsort()]
 
 
 Stored = Tensor | Grouped4
@@ -84,11 +149,25 @@ def joined(parts: Sequence[Stored]) -> Stored:
     grouped = [part for part in parts if isinstance(part, Grouped4)]
     if len(dense) == len(parts):
         return dense[0].contiguous() if len(parts) == 1 else torch.cat(dense)
-    if dense or len({part.group for part in grouped}) > 1:
-        raise CheckpointError("Matrices that belong together are stored in different precisions: use another file.")
-    return Grouped4(*(torch.cat([getattr(part, name) for part in grouped]) for name in Grouped4.__slots__))
+    first = grouped[0]
+    if dense or any(part.group != first.group or not _same(part.order, first.order) for part in grouped):
+        raise CheckpointError("Matrices that belong together are stored in different ways: use another checkpoint.")
+    codes, scale, minimum = (torch.cat([getattr(p, name) for p in grouped]) for name in ("codes", "scale", "minimum"))
+    return Grouped4(codes, scale, minimum, first.order)
 
 
-def linear(stored: Stored) -> Linear:
-    """What multiplies by this matrix, on the device where it is."""
-    return Dense(stored.dequantize() if isinstance(stored, Grouped4) else stored)
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return other is None if one is None else other is not None and torch.equal(one, other)
+
+
+def linear(stored: Stored, dtype: torch.dtype | None = None) -> Linear:
+    """What multiplies by this matrix, on the device where it is.
+
+    dtype: of the vectors it will multiply, needed for a Grouped4: bfloat16 keeps its four bits on a CPU, any other
+    dtype dequantises it.
+    """
+    if not isinstance(stored, Grouped4):
+        return Dense(stored)
+    if dtype is torch.bfloat16 and stored.codes.device.type == "cpu" and Int4Cpu.takes(stored):
+        return Int4Cpu.of(stored)
+    return Dense(stored.dequantize().to(dtype or torch.float32))
