@@ -29,7 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # The only modules that may import torch at module level.
 LOADS_TORCH = {
-    f"bluelm.engine.{name}" for name in ("model", "kernels", "attention", "sampler", "weights", "runner", "linear")
+    f"bluelm.engine.{name}"
+    for name in ("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized")
 }
 
 # What the web process is made of: no torch and no transformers, not even by way of another module.

@@ -20,6 +20,11 @@ class Linear(Protocol):
     """y = x W^T. x: [n, in], y: [n, out], in the model's dtype."""
 
     @property
+    def precision(self) -> str:
+        """As people name it: "bfloat16", "int4"."""
+        ...
+
+    @property
     def parameters(self) -> int: ...
 
     @property
@@ -35,6 +40,10 @@ class Dense:
     """weight: [out, in]."""
 
     weight: Tensor
+
+    @property
+    def precision(self) -> str:
+        return str(self.weight.dtype).removeprefix("torch.")
 
     @property
     def parameters(self) -> int:
@@ -60,6 +69,10 @@ class Int8:
         """The nearest 8-bit form of a float32 matrix, one scale a row."""
         scale = weight.abs().amax(dim=1).clamp_min_(1e-12) / 127
         return cls((weight / scale[:, None]).round_().to(torch.int8), scale.to(dtype))
+
+    @property
+    def precision(self) -> str:
+        return "int8"
 
     @property
     def parameters(self) -> int:
@@ -96,6 +109,10 @@ class Int4Cpu:
     def takes(stored: Grouped4) -> bool:
         """Whether the product can do this matrix."""
         return stored.group in (32, 64, 128, 256) and stored.codes.shape[0] % 16 == 0
+
+    @property
+    def precision(self) -> str:
+        return "int4"
 
     @property
     def parameters(self) -> int:

@@ -46,8 +46,8 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("starting", 0.0)
     import torch  # here, so that the first report comes before the seconds this takes
 
+    from bluelm.engine.gguf_weights import gguf_config, load_gguf
     from bluelm.engine.model import Llama
-    from bluelm.engine.weights import gguf_config, load_gguf
 
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     path, device = _path(settings), _device(settings)
@@ -56,7 +56,7 @@ def load(settings: Settings, report: Report) -> Loaded:
     config = gguf_config(file)
     context = _context(settings, config.context)
     tokenizer = from_gguf(file.metadata)
-    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    dtype = getattr(torch, "bfloat16" if settings.dtype == "auto" else settings.dtype)  # keeps 4 bits on a CPU
     weights = load_gguf(file, config, dtype, device, lambda done: report("loading weights", 0.4 + 0.5 * done))
     report("making room for the cache", 0.95)
     cache_tokens = _cache_tokens(settings, context)
@@ -67,7 +67,7 @@ def load(settings: Settings, report: Report) -> Loaded:
         kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
         context=min(context, cache_tokens),
         parameters=weights.parameters,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=weights.precision,
         device=device.type,
         demo=demo,
         defaults=DEMO_DEFAULTS if demo else SamplingParams(),

@@ -69,6 +69,11 @@ class Weights:
     tied: bool
 
     @property
+    def precision(self) -> str:
+        """As people name it: that of the blocks' matrices."""
+        return self.layers[0].down.precision
+
+    @property
     def parameters(self) -> int:
         head = 0 if self.tied else self.lm_head.parameters
         return self.embedding.numel() + sum(layer.parameters for layer in self.layers) + self.norm.numel() + head

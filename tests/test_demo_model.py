@@ -1,0 +1,83 @@
+"""The embedded model's numbers: float32 as in transformers, token for token, and four bits near float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bluelm.engine.attention import Span, Step
+from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.gguf_weights import gguf_config, load_gguf
+from bluelm.engine.loader import embedded_model
+from bluelm.engine.model import KVCache, Llama
+from bluelm.engine.tokenizer import Tokenizer, from_gguf
+from bluelm.types import Message, Role
+from tests.tiny import engine_parts, greedy, row, step
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "Write two sentences about the sea.",
+    "Why is the sky blue?",
+    "Count to ten.",
+]
+
+
+@pytest.fixture(scope="module")
+def file() -> GGUFFile:
+    return GGUFFile.open(embedded_model())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(file: GGUFFile) -> Tokenizer:
+    return from_gguf(file.metadata)
+
+
+def llama(file: GGUFFile, dtype: torch.dtype) -> Llama:
+    config = gguf_config(file)
+    return Llama(config, load_gguf(file, config, dtype, torch.device("cpu"), lambda _: None), context=2048)
+
+
+@pytest.fixture(scope="module")
+def exact(file: GGUFFile) -> Llama:
+    return llama(file, torch.float32)
+
+
+def prompts(tokenizer: Tokenizer) -> list[list[int]]:
+    assert tokenizer.template is not None
+    return [tokenizer.encode(tokenizer.template.render([Message(Role.USER, q)])) for q in QUESTIONS]
+
+
+def logits(model: Llama, ids: list[int]) -> torch.Tensor:
+    """[n, vocab] float32, of every token."""
+    places = torch.arange(len(ids))
+    whole = Span(0, len(ids), places, None)
+    todo = Step(torch.tensor(ids), places, places, 0, None, None, (whole,), places)
+    return model.forward(todo, KVCache(model.config, len(ids), model.weights.norm)).float()
+
+
+def test_greedy_tokens_equal_transformers_alone_and_batched(exact: Llama, tokenizer: Tokenizer) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = embedded_model()
+    theirs: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    asked = prompts(tokenizer)
+    expected = [greedy(theirs, ids, 16) for ids in asked]
+    for group in ([asked[0]], asked):
+        scheduler, runner = engine_parts(exact, step_tokens=32)
+        rows = [row(str(i), ids, 16) for i, ids in enumerate(group)]
+        for each in rows:
+            scheduler.add(each)
+        while not scheduler.idle:
+            step(scheduler, runner)
+        assert [each.tokens for each in rows] == expected[: len(rows)]
+
+
+def test_four_bits_stay_near_float32(file: GGUFFile, exact: Llama, tokenizer: Tokenizer) -> None:
+    small = llama(file, torch.bfloat16)
+    assert small.weights.precision == "int4" and small.weights.layers[0].qkv.bytes < 0.7 * 960 * 576
+    for ids in prompts(tokenizer):
+        near, right = logits(small, ids), logits(exact, ids)
+        assert (near - right).norm() < 0.05 * right.norm()
+        assert (near.argmax(-1) == right.argmax(-1)).float().mean() > 0.85
