@@ -13,7 +13,7 @@ from bluelm.engine.gguf_weights import gguf_config, load_gguf
 from bluelm.engine.loader import embedded_model
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
-from bluelm.types import Message, Role
+from bluelm.types import Message, Role, SamplingParams
 from tests.tiny import engine_parts, greedy, row, step
 
 QUESTIONS = [
@@ -53,7 +53,7 @@ def logits(model: Llama, ids: list[int]) -> torch.Tensor:
     """[n, vocab] float32, of every token."""
     places = torch.arange(len(ids))
     whole = Span(0, len(ids), places, None)
-    todo = Step(torch.tensor(ids), places, places, 0, None, None, (whole,), places)
+    todo = Step(torch.tensor(ids), places, places, (), (whole,), places)
     return model.forward(todo, KVCache(model.config, len(ids), model.weights.norm)).float()
 
 
@@ -81,3 +81,23 @@ def test_four_bits_stay_near_float32(file: GGUFFile, exact: Llama, tokenizer: To
         near, right = logits(small, ids), logits(exact, ids)
         assert (near - right).norm() < 0.05 * right.norm()
         assert (near.argmax(-1) == right.argmax(-1)).float().mean() > 0.85
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_in_four_bits_is_the_same_to_the_last_bit_in_any_company(
+    file: GGUFFile, tokenizer: Tokenizer, temperature: float
+) -> None:
+    small, asked = llama(file, torch.bfloat16), prompts(tokenizer)
+    params = SamplingParams(temperature=temperature)
+    texts = []
+    for company in ([], asked * 2):
+        scheduler, runner = engine_parts(small, step_tokens=48)
+        for i, ids in enumerate(company):
+            scheduler.add(row(f"o{i}", ids[: 20 + 3 * i], 30, params, seed=i))
+        if company:
+            step(scheduler, runner)
+        scheduler.add(ours := row("ours", asked[1], 40, params, seed=7))
+        while not scheduler.idle:
+            step(scheduler, runner)
+        texts.append(ours.tokens)
+    assert texts[0] == texts[1]

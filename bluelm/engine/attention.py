@@ -27,20 +27,39 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What the model computes at once: `rows` tokens of as many answers first, then the spans' tokens.
+class RowGroup:
+    """One token each of answers of about the same length: tokens first .. first+count-1 of the step.
 
-    tokens, positions, slots: [n] int64, slots being where the new keys and values go. row_slots: [rows, longest] int64,
-    the answers' cache slots padded with 0; row_mask: [rows, 1, 1, longest] bool, False at the padding.
+    slots: [count, padded] int64, the answers' cache slots, padded with 0; mask: [count, 1, 1, padded] bool.
+    """
+
+    first: int
+    count: int
+    slots: Tensor
+    mask: Tensor
+
+
+def padded_length(length: int) -> int:
+    """What a row of this length is padded to: a function of its own length alone, at most a quarter too much.
+
+    So a row is computed in the same way, to the last bit in bfloat16, whoever else is in the step.
+    """
+    unit = max(64, 1 << max(length.bit_length() - 3, 0))
+    return -(-length // unit) * unit
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the model computes at once: the row groups' tokens first, then the spans' tokens.
+
+    tokens, positions, slots: [n] int64, slots being where the new keys and values go.
     sampled: [k] int64, the tokens whose logits are wanted.
     """
 
     tokens: Tensor
     positions: Tensor
     slots: Tensor
-    rows: int
-    row_slots: Tensor | None
-    row_mask: Tensor | None
+    groups: tuple[RowGroup, ...]
     spans: tuple[Span, ...]
     sampled: Tensor
 
@@ -51,23 +70,20 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, step: Step) -> 
     query: [n, heads, head_dim]; keys, values: one layer's cache, already holding this step's tokens.
     Gives [n, heads * head_dim].
     """
-    parts = []
-    if step.row_slots is not None:
-        parts.append(_rows(query[: step.rows], keys, values, step.row_slots, step.row_mask))
-    for span in step.spans:
-        parts.append(_span(query[span.first : span.first + span.count], keys, values, span))
+    parts = [_rows(query[g.first : g.first + g.count], keys, values, g) for g in step.groups]
+    parts += [_span(query[s.first : s.first + s.count], keys, values, s) for s in step.spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _rows(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, mask: Tensor | None) -> Tensor:
-    rows, longest = slots.shape
+def _rows(query: Tensor, keys: Tensor, values: Tensor, group: RowGroup) -> Tensor:
+    rows, longest = group.slots.shape
     _, kv_heads, dim = keys.shape
-    flat = slots.view(-1)
+    flat = group.slots.view(-1)
     k = keys.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
     v = values.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
     # The heads that share a key head stand where a sequence of queries would: no copy of keys per head is needed.
     q = query.view(rows, kv_heads, -1, dim)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).reshape(rows, -1)
 
 
 def _span(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:

@@ -114,6 +114,8 @@ class EngineProcess:
             raise EngineDown(f"The engine is down: {state.detail}", why=state.detail)
         if state.phase is not Phase.READY:
             raise EngineLoading(state.detail or state.phase.value, state.progress)
+        if self._line is None:  # it has just died; the supervisor is about to say so
+            raise EngineLoading("restarting", 0.0)
 
     def _cancel(self, id: str) -> None:
         with self._lock:

@@ -17,7 +17,10 @@ from bluelm.engine.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """The shape of a Llama. context: positions it was made for. rope_theta: base of the rotary frequencies."""
+    """The shape of a Llama. context: positions it reaches. rope_theta: base of the rotary frequencies.
+
+    rope_divisors: [head_dim / 2], what each frequency is divided by; empty: by nothing.
+    """
 
     vocab: int
     hidden: int
@@ -29,11 +32,13 @@ class LlamaConfig:
     context: int
     norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_divisors: tuple[float, ...] = ()
 
     def inverse_frequencies(self) -> Tensor:
         """[head_dim / 2] float32: how far each pair of numbers turns per position, in radians."""
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
-        return 1.0 / (self.rope_theta**exponent)
+        frequencies = 1.0 / (self.rope_theta**exponent)
+        return frequencies / torch.tensor(self.rope_divisors) if self.rope_divisors else frequencies
 
     @property
     def cache_numbers(self) -> int:

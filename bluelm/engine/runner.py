@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from bluelm.engine.attention import Span, Step
+from bluelm.engine.attention import RowGroup, Span, Step, padded_length
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.sampler import sample_row, uniform
 from bluelm.engine.scheduler import Piece, Row
@@ -28,7 +29,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
         """The next token of each piece that samples (FAILED if its logits are not numbers), None for the others."""
-        ordered = sorted(pieces, key=lambda piece: piece.count > 1)  # single tokens first, see Step
+        ordered = sorted(pieces, key=_place)
         logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab].float())
         tokens = {piece.row.id: self._sample(next(logits), piece.row) for piece in ordered if piece.samples}
         return [tokens.get(piece.row.id) for piece in pieces]
@@ -37,7 +38,6 @@ class Runner:
         return sample_row(logits, row.params, row.tokens, uniform(row.seed, len(row.tokens)))
 
     def _step(self, pieces: Sequence[Piece]) -> Step:
-        singles = [piece for piece in pieces if piece.count == 1]
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -52,22 +52,22 @@ class Runner:
             tokens += piece.row.tokens[piece.start : end]
             positions += range(piece.start, end)
             slots += self._slots(piece.row, piece.start, end)
-        row_slots, row_mask = self._rows(singles)
+        singles = [piece for piece in pieces if piece.count == 1]
         return Step(
-            self._ids(tokens), self._ids(positions), self._ids(slots), len(singles), row_slots, row_mask,
-            tuple(spans), self._ids(sampled),
+            self._ids(tokens), self._ids(positions), self._ids(slots), self._groups(singles), tuple(spans),
+            self._ids(sampled),
         )  # fmt: skip
 
-    def _rows(self, singles: Sequence[Piece]) -> tuple[Tensor | None, Tensor | None]:
-        if not singles:
-            return None, None
-        lengths = [piece.start + 1 for piece in singles]
-        longest = max(lengths)
-        padded = [self._slots(p.row, 0, n) + [0] * (longest - n) for p, n in zip(singles, lengths, strict=True)]
-        if min(lengths) == longest:
-            return self._ids(padded), None
-        mask = torch.arange(longest, device=self.device)[None] < self._ids(lengths)[:, None]
-        return self._ids(padded), mask[:, None, None]
+    def _groups(self, singles: Sequence[Piece]) -> tuple[RowGroup, ...]:
+        groups, first = [], 0
+        for padded, members in groupby(singles, lambda piece: padded_length(piece.start + 1)):
+            group = list(members)
+            lengths = [piece.start + 1 for piece in group]
+            slots = [self._slots(p.row, 0, n) + [0] * (padded - n) for p, n in zip(group, lengths, strict=True)]
+            mask = torch.arange(padded, device=self.device)[None] < self._ids(lengths)[:, None]
+            groups.append(RowGroup(first, len(group), self._ids(slots), mask[:, None, None]))
+            first += len(group)
+        return tuple(groups)
 
     def _span(self, piece: Piece, first: int) -> Span:
         length = piece.start + piece.count
@@ -83,3 +83,8 @@ class Runner:
 
     def _ids(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _place(piece: Piece) -> tuple[bool, int]:
+    """Order within a step: single tokens first, those of about the same length together (see Step)."""
+    return piece.count > 1, padded_length(piece.start + 1) if piece.count == 1 else 0
