@@ -30,7 +30,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The only modules that may import torch at module level.
 LOADS_TORCH = {
     f"bluelm.engine.{name}"
-    for name in ("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized")
+    for name in (
+        *("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized"),
+        *("checkpoint", "folder_weights", "selftest"),
+    )
 }
 
 # What the web process is made of: no torch and no transformers, not even by way of another module.

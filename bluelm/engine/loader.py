@@ -13,14 +13,14 @@ from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.scheduler import Scheduler
-from bluelm.engine.tokenizer import Tokenizer, from_gguf
-from bluelm.errors import CheckpointError, SettingError
+from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
+from bluelm.errors import CheckpointError, InvalidParameter, SettingError
 from bluelm.types import ModelInfo, ModelKind, SamplingParams
 
 if TYPE_CHECKING:
     import torch
 
-    from bluelm.engine.model import Llama
+    from bluelm.engine.model import Llama, LlamaConfig, Weights
 
 BLOCK_SIZE = 16
 DEMO_ID = "SmolLM2-135M-Instruct"
@@ -38,6 +38,18 @@ class Loaded:
     cache_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model's parts before its weights are read. weights: reads them, in a precision, with progress from 0 to 1."""
+
+    id: str
+    config: LlamaConfig
+    tokenizer: Tokenizer
+    kind: ModelKind
+    defaults: SamplingParams
+    weights: Callable[[torch.dtype, torch.device, Callable[[float], None]], Weights]
+
+
 def load(settings: Settings, report: Report) -> Loaded:
     """Load what the settings name, or the embedded model. Raises StartupError and its kinds.
 
@@ -46,33 +58,83 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("starting", 0.0)
     import torch  # here, so that the first report comes before the seconds this takes
 
-    from bluelm.engine.gguf_weights import gguf_config, load_gguf
     from bluelm.engine.model import Llama
+    from bluelm.engine.selftest import check
 
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     path, device = _path(settings), _device(settings)
-    report("reading the tokenizer", 0.3)
-    file = GGUFFile.open(path)
-    config = gguf_config(file)
-    context = _context(settings, config.context)
-    tokenizer = from_gguf(file.metadata)
+    report("reading the tokenizer", 0.2)
+    opened = _open_folder(path) if path.is_dir() else _open_gguf(path, demo=not settings.model)
+    context = _context(settings, opened.config.context)
     dtype = getattr(torch, "bfloat16" if settings.dtype == "auto" else settings.dtype)  # keeps 4 bits on a CPU
-    weights = load_gguf(file, config, dtype, device, lambda done: report("loading weights", 0.4 + 0.5 * done))
-    report("making room for the cache", 0.95)
+    weights = opened.weights(dtype, device, lambda done: report("loading weights", 0.3 + 0.6 * done))
+    report("making room for the cache", 0.9)
     cache_tokens = _cache_tokens(settings, context)
-    core = _core(settings, Llama(config, weights, context=context), tokenizer, cache_tokens)
-    demo = not settings.model
+    model = Llama(opened.config, weights, context=context)
+    core = _core(settings, model, opened.tokenizer, cache_tokens)
+    report("testing", 0.95)
+    check(model, opened.tokenizer, path)
     info = ModelInfo(
-        id=DEMO_ID if demo else path.stem,
-        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
+        id=opened.id,
+        kind=opened.kind,
         context=min(context, cache_tokens),
         parameters=weights.parameters,
         dtype=weights.precision,
         device=device.type,
-        demo=demo,
-        defaults=DEMO_DEFAULTS if demo else SamplingParams(),
+        demo=not settings.model,
+        defaults=opened.defaults,
     )
-    return Loaded(core, tokenizer, info, cache_tokens)
+    return Loaded(core, opened.tokenizer, info, cache_tokens)
+
+
+def _open_gguf(path: Path, *, demo: bool) -> _Opened:
+    from bluelm.engine.gguf_weights import gguf_config, load_gguf
+
+    file = GGUFFile.open(path)
+    config, tokenizer = gguf_config(file), from_gguf(file.metadata)
+    return _Opened(
+        id=DEMO_ID if demo else path.stem,
+        config=config,
+        tokenizer=tokenizer,
+        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
+        defaults=DEMO_DEFAULTS if demo else SamplingParams(),
+        weights=lambda dtype, device, progress: load_gguf(file, config, dtype, device, progress),
+    )
+
+
+def _open_folder(path: Path) -> _Opened:
+    from bluelm.engine.checkpoint import Checkpoint
+    from bluelm.engine.folder_weights import folder_config, load_folder
+
+    checkpoint = Checkpoint(path)
+    config, tokenizer = folder_config(checkpoint), from_folder(path)
+    # A base model's tokenizer has the chat markers too: only its name tells.
+    if tokenizer.template is None or "base" in path.resolve().name.lower():
+        tokenizer.template = None
+    return _Opened(
+        id=path.resolve().name,
+        config=config,
+        tokenizer=tokenizer,
+        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
+        defaults=_defaults(path),
+        weights=lambda dtype, device, progress: load_folder(checkpoint, config, dtype, device, progress),
+    )
+
+
+def _defaults(path: Path) -> SamplingParams:
+    """What generation_config.json says, or else what BlueLM's own server uses."""
+    from bluelm.engine.checkpoint import read_json
+
+    file = path / "generation_config.json"
+    said = read_json(file) if file.exists() else {}
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    given = {name: said[name] for name in names if said.get(name) is not None}
+    if said.get("do_sample") is False:
+        given["temperature"] = 0.0
+    try:
+        return SamplingParams(**{"temperature": 0.8, "top_p": 0.8, "repetition_penalty": 1.1, **given})
+    except InvalidParameter as error:
+        raise CheckpointError(f"{file}: {error.message} Correct the file.") from None
 
 
 def _core(settings: Settings, model: Llama, tokenizer: Tokenizer, cache_tokens: int) -> EngineCore:
@@ -90,11 +152,8 @@ def _path(settings: Settings) -> Path:
     path = Path(settings.model).expanduser()
     if not path.exists():
         raise SettingError(f"BLUELM_MODEL is {settings.model!r}: there is no such file or folder.", param="model")
-    if path.is_dir() or path.suffix != ".gguf":
-        raise CheckpointError(
-            f"{path} is not a .gguf file: checkpoint folders cannot be loaded yet; "
-            "unset BLUELM_MODEL to chat with the embedded model."
-        )
+    if not path.is_dir() and path.suffix != ".gguf":
+        raise CheckpointError(f"{path} is neither a checkpoint folder nor a .gguf file: name one of these.")
     return path
 
 
