@@ -53,6 +53,7 @@ class EngineProcess:
         self._lock = threading.Lock()
         self._state = EngineState(Phase.LOADING, detail="starting")
         self._line: Line | None = None
+        self._was_ready = False  # whether the process that ended last had its model loaded
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: dict[str, queue.SimpleQueue[Accepted | BlueLMError]] = {}
         self._open: dict[str, Generation] = {}
@@ -114,8 +115,6 @@ class EngineProcess:
             raise EngineDown(f"The engine is down: {state.detail}", why=state.detail)
         if state.phase is not Phase.READY:
             raise EngineLoading(state.detail or state.phase.value, state.progress)
-        if self._line is None:  # it has just died; the supervisor is about to say so
-            raise EngineLoading("restarting", 0.0)
 
     def _cancel(self, id: str) -> None:
         with self._lock:
@@ -138,7 +137,7 @@ class EngineProcess:
         while not self._closed.is_set():
             begun = time.monotonic()
             why = self._run_once()
-            was_ready = self.state().phase is Phase.READY
+            was_ready = self._was_ready
             self._lose_all(EngineDown("The engine was closed.") if self._closed.is_set() else EngineDied(why))
             if self._closed.is_set() or self.state().phase is Phase.DOWN:
                 break
@@ -171,6 +170,9 @@ class EngineProcess:
         with self._lock:
             self._line.close()
             self._line = None
+            self._was_ready = self._state.phase is Phase.READY
+            if self._was_ready:  # in one step with the line's end: nobody sees a ready engine without a process
+                self._state = replace(self._state, phase=Phase.RESTARTING, progress=0.0, detail="restarting", pid=None)
         return why or _ending(code)
 
     def _start(self) -> Connection:
