@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,7 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"  # what a tool that the assistant called gave back
 
 
 class ModelKind(StrEnum):
@@ -34,9 +36,46 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask to be called. parameters: a JSON schema of its arguments, as JSON text."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidParameter("name", self.name, "the name of a tool")
+        _json_object("parameters", self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model's wish to have a tool called. arguments: a JSON object, as JSON text. id: what its result refers to."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidParameter("name", self.name, "the name of a tool")
+        _json_object("arguments", self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """What one side said.
+
+    tools: what the model may call (system message). tool_calls: what it called (assistant). tool_call_id: the call
+    that this is the result of (tool).
+    """
+
     role: Role
     content: str
+    tools: tuple[Tool, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -45,10 +84,27 @@ class Message:
             raise InvalidParameter("role", self.role, f"one of {', '.join(Role)}") from None
         if not isinstance(self.content, str):
             raise InvalidParameter("content", self.content, "a string")
+        owners = {"tools": Role.SYSTEM, "tool_calls": Role.ASSISTANT, "tool_call_id": Role.TOOL}
+        for name, owner in owners.items():
+            if getattr(self, name) and self.role is not owner:
+                raise InvalidParameter(name, getattr(self, name), f"left out, but for the role {owner.value!r}")
 
 
 Prompt = tuple[Message, ...] | str
 """Chat messages, to be put into the model's own template, or a plain text to be continued as it is."""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json_object(name: str, value: Any) -> None:
+    try:
+        if isinstance(json.loads(value, parse_constant=_no_constant), dict):
+            return
+    except (TypeError, ValueError, RecursionError):
+        pass
+    raise InvalidParameter(name, value, "a JSON object, as text")
 
 
 def _number(name: str, value: Any, low: float, high: float, must: str) -> None:
@@ -146,6 +202,7 @@ class ModelInfo:
 
     context: tokens of prompt and answer together. parameters: how many numbers it has. device, dtype: torch's names.
     defaults: the settings to start from (its generation_config). demo: the small embedded model.
+    system_prompt: whether it was trained to heed one.
     """
 
     id: str
@@ -156,6 +213,10 @@ class ModelInfo:
     device: str = ""
     demo: bool = False
     defaults: SamplingParams = field(default_factory=SamplingParams)
+    system_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", ModelKind(self.kind))
 
 
 class Phase(StrEnum):

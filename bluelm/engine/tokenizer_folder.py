@@ -10,7 +10,7 @@ from typing import Any
 from bluelm.engine import fast_tokenizer, sentencepiece_tokenizer
 from bluelm.engine.specials import Vocabulary
 from bluelm.errors import CheckpointError
-from bluelm.prompt import AI, END_OF_ANSWER, HUMAN, BlueLMTemplate, JinjaTemplate, PromptTemplate
+from bluelm.prompt import AI, END_OF_ANSWER, FUNCTION, HUMAN, SYSTEM, BlueLMTemplate, JinjaTemplate, PromptTemplate
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -52,7 +52,7 @@ class Folder:
                 raise CheckpointError(
                     f"The tokenizer of {self.path} has BlueLM's markers but no {END_OF_ANSWER}: download it again."
                 )
-            return BlueLMTemplate()
+            return BlueLMTemplate(tools=all(vocabulary.names.id_of(one) is not None for one in (SYSTEM, FUNCTION)))
         source = self._chat_template()
         return JinjaTemplate(source, self._special_tokens) if source else None
 
