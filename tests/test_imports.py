@@ -21,7 +21,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("components",),
     ("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.store", "bluelm.conversation"),
     ("bluelm.engine",),
-    ("bluelm.config", "bluelm.prompt", "bluelm.catalog", "bluelm.export"),
+    ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.export"),
+    ("bluelm.download",),
+    ("bluelm.catalog",),
     ("bluelm.types",),
     ("bluelm.errors",),
     ("bluelm",),
@@ -41,7 +43,7 @@ GPU_ROOM = "bluelm.engine.gpu."
 
 # What the web process is made of: no torch and no transformers, not even by way of another module.
 WEB = ("bluelm.api", "bluelm.service", "bluelm.prompt", "bluelm.engine.client")
-HEAVY = ("torch", "transformers", "triton", "gguf")
+HEAVY = ("torch", "transformers", "triton", "gguf", "modelscope", "modelscope_hub", "huggingface_hub")
 
 FUNCTION_LINES, FILE_LINES = 60, 400
 
