@@ -97,7 +97,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
     ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing"),
     ({"messages": [{"role": "boss", "content": "hi"}]}, "messages[0].role", "'assistant'"),
-    ({"messages": [{"role": "tool", "content": "hi"}]}, "messages[0].role", "'tool'"),
+    ({"messages": [{"role": "function", "content": "hi"}]}, "messages[0].role", "'tool'"),
     ({"messages": [USER, {"role": "user", "content": None}]}, "messages[1].content", "a string or a list"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "is 5"),
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "text parts"),

@@ -1,7 +1,7 @@
 """What programs see: the tutorial's API (POST /), OpenAI's (/v1), /health and /docs, as one FastAPI app.
 
 body.py      bytes -> checked JSON -> a request of requests.py, past options.py (what is refused by name)
-requests.py, responses.py   what bodies are checked against, and what /openapi.json tells
+requests.py, responses.py, tools.py   what bodies are checked against, and what /openapi.json tells
 serving.py   an answer on its way to a client that may hang up
 errors.py    one JSON shape per API for everything that goes wrong
 openai.py, tutorial.py, health.py   the routes

@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 from bluelm.api import body
 from bluelm.api.docs import faults, streams, takes
 from bluelm.api.errors import Refusal, in_words_of
-from bluelm.api.replies import ChatReply, CompletionReply, Reply
+from bluelm.api.replies import ChatReply, CompletionReply, Reply, ToolReply
 from bluelm.api.requests import ChatRequest, CompletionRequest, OpenAIAsked
 from bluelm.api.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList, OpenAIError
 from bluelm.api.serving import EventStream, HungUp, current_model, settings, start, told_id
 from bluelm.errors import BlueLMError, WrongModelKind
-from bluelm.types import Message, ModelInfo, ModelKind, Prompt, Role
+from bluelm.types import ModelInfo, ModelKind, Prompt
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 STARTED = int(time.time())
@@ -46,8 +46,7 @@ async def model(request: Request) -> JSONResponse:
 async def chat(request: Request) -> Response:
     """Answer the newest message of a talk."""
     asked = await body.read(request, ChatRequest)
-    prompt = tuple(_message(one.role, one.content) for one in asked.messages)
-    return await _reply(request, asked, prompt, ChatReply)
+    return await _reply(request, asked, asked.talk(), ToolReply if asked.offered else ChatReply)
 
 
 @router.post(
@@ -84,10 +83,6 @@ async def _reply(request: Request, asked: OpenAIAsked, prompt: Prompt, form: typ
     except HungUp:
         return Response(status_code=499)
     return JSONResponse(reply.whole(text, reason, usage), headers=told_id(answer))
-
-
-def _message(role: str, content: str) -> Message:
-    return Message(Role.SYSTEM if role == "developer" else Role(role), content)
 
 
 def _require(wanted: str | None, served: ModelInfo) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pydantic_core import PydanticCustomError
+
 from bluelm.errors import UnsupportedOption
 
 
@@ -17,7 +19,7 @@ class Option(NamedTuple):
         return value is None or any(type(value) is type(one) and value == one for one in self.neutral)
 
 
-_TOOLS = "describe the tools in the messages, and leave it out."
+_FUNCTIONS = "use tools, and leave it out."
 _LEAVE_OUT = "leave it out."
 _ONE_ANSWER = "send the request once for each answer."
 _PENALTY = "use repetition_penalty, and leave it out or 0."
@@ -30,11 +32,8 @@ EITHER: dict[str, Option] = {
     "logit_bias": Option(({},), _LEAVE_OUT),
 }
 CHAT: dict[str, Option] = EITHER | {
-    "tools": Option(([],), _TOOLS),
-    "tool_choice": Option(("none", "auto"), _TOOLS),
-    "parallel_tool_calls": Option((True, False), _TOOLS),
-    "functions": Option(([],), _TOOLS),
-    "function_call": Option(("none", "auto"), _TOOLS),
+    "functions": Option(([],), _FUNCTIONS),
+    "function_call": Option(("none", "auto"), _FUNCTIONS),
     "logprobs": Option((False,), _LEAVE_OUT),
     "top_logprobs": Option((0,), _LEAVE_OUT),
     "response_format": Option(({"type": "text"},), "ask for the format in the messages, and leave it out."),
@@ -56,13 +55,21 @@ COMPLETION: dict[str, Option] = EITHER | {
 }
 MESSAGE: dict[str, Option] = {
     "name": Option((), "write the name into the content."),
-    "tool_calls": Option(([],), _TOOLS),
-    "function_call": Option((), _TOOLS),
-    "tool_call_id": Option((), _TOOLS),
+    "function_call": Option((), "use tool_calls, and leave it out."),
     "refusal": Option((), "write it into the content."),
     "audio": Option((), _TEXT),
     "annotations": Option(([],), _LEAVE_OUT),
 }
+
+
+def must(words: str) -> PydanticCustomError:
+    """A value that can never be used, for a validator to raise; `words` say what it has to be."""
+    return PydanticCustomError("must", "{words}", {"words": words})
+
+
+def unsupported(remedy: str) -> PydanticCustomError:
+    """A value that asks for what this server lacks, for a validator to raise."""
+    return PydanticCustomError("unsupported", "{remedy}", {"remedy": remedy})
 
 
 def drop_neutral(options: dict[str, Option], given: dict[str, Any], place: str = "") -> dict[str, Any]:

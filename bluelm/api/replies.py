@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -14,7 +14,8 @@ from bluelm.api.errors import fault_of
 from bluelm.api.serving import ending
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
-from bluelm.types import FinishReason, Usage
+from bluelm.prompt import AnswerReader
+from bluelm.types import FinishReason, ToolCall, Usage
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +47,23 @@ class Reply(ABC):
         self.created = int(time.time())
 
     @abstractmethod
-    def choice(self, text: str, reason: str) -> dict[str, Any]:
+    def choice(self, text: str, reason: FinishReason) -> dict[str, Any]:
         """The choice of a whole answer."""
 
     @abstractmethod
-    def piece(self, text: str | None, reason: str | None) -> dict[str, Any]:
-        """The choice of a chunk; text None for the one that only tells why it ended."""
+    def pieces(self, text: str) -> Iterable[dict[str, Any]]:
+        """The choices of chunks that a piece of the answer brings."""
+
+    @abstractmethod
+    def closing(self, reason: FinishReason) -> Iterable[dict[str, Any]]:
+        """The choices of the last chunks; the very last one tells why it ended."""
 
     def opening(self) -> dict[str, Any] | None:
         """A choice to send before there is any text."""
         return None
 
     def whole(self, text: str, reason: FinishReason, usage: Usage) -> dict[str, Any]:
-        return self._frame(self.object, [self.choice(text, finish(reason))], {"usage": told_usage(usage)})
+        return self._frame(self.object, [self.choice(text, reason)], {"usage": told_usage(usage)})
 
     async def events(self) -> AsyncIterator[str]:
         """The stream; an answer that fails ends it with an error in the place of [DONE]."""
@@ -67,10 +72,11 @@ class Reply(ABC):
                 yield self._chunk([opening])
             async with aclosing(self.generation.__aiter__()) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
-                    if chunk.text:
-                        yield self._chunk([self.piece(chunk.text, None)])
+                    for choice in self.pieces(chunk.text) if chunk.text else ():
+                        yield self._chunk([choice])
             reason, usage = ending(self.generation)
-            yield self._chunk([self.piece(None, finish(reason))])
+            for choice in self.closing(reason):
+                yield self._chunk([choice])
             if self.tells_usage:
                 yield self._chunk([], usage)
             yield "data: [DONE]\n\n"
@@ -101,23 +107,81 @@ def _event(data: dict[str, Any]) -> str:
 class ChatReply(Reply):
     prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, text: str, reason: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    def choice(self, text: str, reason: FinishReason) -> dict[str, Any]:
+        return self._message({"role": "assistant", "content": text, "refusal": None}, finish(reason))
 
-    def piece(self, text: str | None, reason: str | None) -> dict[str, Any]:
-        delta = {} if text is None else {"content": text}
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def pieces(self, text: str) -> Iterable[dict[str, Any]]:
+        yield self._delta({"content": text})
+
+    def closing(self, reason: FinishReason) -> Iterable[dict[str, Any]]:
+        yield self._delta({}, finish(reason))
 
     def opening(self) -> dict[str, Any]:
-        return {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return self._delta({"role": "assistant", "content": ""})
+
+    @staticmethod
+    def _message(message: dict[str, Any], reason: str) -> dict[str, Any]:
+        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+
+    @staticmethod
+    def _delta(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+class ToolReply(ChatReply):
+    """The answer of a model that was told of tools: what it calls stands apart from what it says."""
+
+    def __init__(self, generation: Generation, *, tells_usage: bool) -> None:
+        super().__init__(generation, tells_usage=tells_usage)
+        self._reader = AnswerReader()
+        self._calls = 0
+
+    def choice(self, text: str, reason: FinishReason) -> dict[str, Any]:
+        read = [*self._reader.feed(text), *self._reader.close()]
+        said = "".join(one for one in read if isinstance(one, str))
+        calls = [self._told(one) for one in read if isinstance(one, ToolCall)]
+        message = {"role": "assistant", "content": said if said or not calls else None, "refusal": None}
+        return self._message(message | ({"tool_calls": calls} if calls else {}), self._finish(reason))
+
+    def pieces(self, text: str) -> Iterable[dict[str, Any]]:
+        return self._deltas(self._reader.feed(text))
+
+    def closing(self, reason: FinishReason) -> Iterable[dict[str, Any]]:
+        yield from self._deltas(self._reader.close())
+        yield self._delta({}, self._finish(reason))
+
+    def _deltas(self, read: list[str | ToolCall]) -> Iterator[dict[str, Any]]:
+        """A call as OpenAI's clients put it together: first its name, then its arguments."""
+        for one in read:
+            if isinstance(one, str):
+                yield self._delta({"content": one})
+                continue
+            index = self._calls
+            begun = self._told(one) | {"function": {"name": one.name, "arguments": ""}}
+            yield self._delta({"tool_calls": [{"index": index, **begun}]})
+            yield self._delta({"tool_calls": [{"index": index, "function": {"arguments": one.arguments}}]})
+
+    def _told(self, call: ToolCall) -> dict[str, Any]:
+        id = f"call_{self.generation.id}_{self._calls}"
+        self._calls += 1
+        return {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+    def _finish(self, reason: FinishReason) -> str:
+        return "tool_calls" if self._calls and reason is not FinishReason.LENGTH else finish(reason)
 
 
 class CompletionReply(Reply):
     prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
 
-    def choice(self, text: str, reason: str | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    def choice(self, text: str, reason: FinishReason) -> dict[str, Any]:
+        return self._text(text, finish(reason))
 
-    def piece(self, text: str | None, reason: str | None) -> dict[str, Any]:
-        return self.choice(text or "", reason)
+    def pieces(self, text: str) -> Iterable[dict[str, Any]]:
+        yield self._text(text)
+
+    def closing(self, reason: FinishReason) -> Iterable[dict[str, Any]]:
+        yield self._text("", finish(reason))
+
+    @staticmethod
+    def _text(text: str, reason: str | None = None) -> dict[str, Any]:
+        return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}

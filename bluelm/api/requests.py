@@ -9,25 +9,17 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
-from bluelm.api.options import CHAT, COMPLETION, MESSAGE, Option, drop_neutral
+from bluelm.api.options import CHAT, COMPLETION, MESSAGE, Option, drop_neutral, must, unsupported
+from bluelm.api.tools import Choice, ManyCalls, ToolCalled, ToolTold, tell_of, told_tools
 from bluelm.errors import InvalidParameter, InvalidRequest
-from bluelm.types import SamplingParams
-
-
-def _must(words: str) -> PydanticCustomError:
-    return PydanticCustomError("must", "{words}", {"words": words})
-
-
-def _unsupported(remedy: str) -> PydanticCustomError:
-    return PydanticCustomError("unsupported", "{remedy}", {"remedy": remedy})
+from bluelm.types import Message, Role, SamplingParams, Tool
 
 
 def _stop_strings(value: Any) -> Any:
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
-        raise _must("a string or a list of strings")
+        raise must("a string or a list of strings")
     return tuple(strings)
 
 
@@ -35,11 +27,11 @@ def _one_prompt(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return value[0]
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        raise _unsupported("send one prompt in each request, not a list of several.")
+        raise unsupported("send one prompt in each request, not a list of several.")
     if isinstance(value, list) and value and isinstance(value[0], (int, list)) and not isinstance(value[0], bool):
-        raise _unsupported("send the text of the prompt, not its token ids.")
+        raise unsupported("send the text of the prompt, not its token ids.")
     if not isinstance(value, str):
-        raise _must("a string")
+        raise must("a string")
     return value
 
 
@@ -48,12 +40,12 @@ def _whole_text(value: Any) -> Any:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value or not all(isinstance(part, dict) for part in value):
-        raise _must("a string or a list of text parts")
+        raise must("a string or a list of text parts")
     for part in value:
         if part.get("type") != "text":
-            raise _unsupported('only text parts are understood: {"type": "text", "text": "..."}.')
+            raise unsupported('only text parts are understood: {"type": "text", "text": "..."}.')
         if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise _must('a string or a list of text parts {"type": "text", "text": "..."}')
+            raise must('a string or a list of text parts {"type": "text", "text": "..."}')
     return "\n".join(part["text"] for part in value)
 
 
@@ -111,13 +103,33 @@ class TutorialRequest(Asked):
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
+    tool_calls: list[ToolCalled] | None = Field(None, description="what the assistant called; content may be null then")
+    tool_call_id: str | None = Field(None, description="the call that this message of a tool is the result of")
+    name: str | None = Field(None, description="of the tool that gave this result; not needed")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_neutral(cls, given: Any) -> Any:
-        return drop_neutral(MESSAGE, given, "messages[].") if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        options = {name: one for name, one in MESSAGE.items() if name != "name" or given.get("role") != "tool"}
+        kept = drop_neutral(options, given, "messages[].")
+        if kept.get("tool_calls") and kept.get("content") is None:
+            kept["content"] = ""
+        return kept
+
+    def message(self, place: str) -> Message:
+        """What it stands for. Raises InvalidParameter, which names the field at `place`."""
+        role = Role.SYSTEM if self.role == "developer" else Role(self.role)
+        calls = tuple(one.call() for one in self.tool_calls or ())
+        if calls and role is not Role.ASSISTANT:
+            raise InvalidParameter(f"{place}.tool_calls", [one.name for one in calls], "left out, but for 'assistant'")
+        if (self.tool_call_id is None) is (role is Role.TOOL):
+            words = "the id of a call" if role is Role.TOOL else "left out, but for the role 'tool'"
+            raise InvalidParameter(f"{place}.tool_call_id", self.tool_call_id, words)
+        return Message(role, self.content, tool_calls=calls, tool_call_id=self.tool_call_id or "")
 
 
 class StreamOptions(BaseModel):
@@ -156,6 +168,9 @@ class ChatRequest(OpenAIAsked):
         examples=[[{"role": "user", "content": "你好"}]],
     )
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
+    tools: list[ToolTold] | None = Field(None, description="what the model may call, if it was trained to")
+    tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
+    parallel_tool_calls: ManyCalls | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -165,6 +180,23 @@ class ChatRequest(OpenAIAsked):
                 "max_completion_tokens", self.max_completion_tokens, "equal to max_tokens, or left out"
             )
         return self
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice == "none" else told_tools(self.tools or ())
+
+    def talk(self) -> tuple[Message, ...]:
+        """The messages, the tools told. Raises InvalidParameter, which names the field at fault."""
+        messages = tuple(one.message(f"messages[{i}]") for i, one in enumerate(self.messages))
+        called = {call.id: call.name for message in messages for call in message.tool_calls}
+        for i, one in enumerate(self.messages):
+            name = called.get(one.tool_call_id or "")
+            if one.name is not None and one.name != name:
+                raise InvalidParameter(
+                    f"messages[{i}].name", one.name, f"left out, or the tool that was called ({name})"
+                )
+        return tell_of(self.offered, messages) if self.offered else messages
 
 
 class CompletionRequest(OpenAIAsked):
