@@ -85,7 +85,7 @@ def inspect(folder: Path) -> tuple[State, str]:
     Sizes are compared, contents are not read: `python download_model.py --verify` does that.
     """
     try:
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir() or all(file.name.startswith(".") for file in folder.iterdir()):
             return State.ABSENT, ""
         promised = manifest.read(folder)
         faults = promised.size_faults(folder) if promised else _faults(folder)

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("components",),
     ("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.store", "bluelm.conversation"),
     ("bluelm.engine",),
-    ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.export"),
+    ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.download.cli", "bluelm.export"),
     ("bluelm.download",),
     ("bluelm.catalog",),
     ("bluelm.types",),
