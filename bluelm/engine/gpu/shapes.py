@@ -1,0 +1,85 @@
+"""Block shapes of the kernels: a small table with defaults, measured on one H100 80GB, good on its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import triton
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # a step of decoding is captured for each of these numbers of rows
+ROWS_PER_TILE = 16  # the fewest rows that the tensor cores multiply at once
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One program's part of a product: outer outputs, inner columns of W a time, stages of these in flight.
+
+    ahead: columns of W that are fetched into L2 before the inputs are ready.
+    """
+
+    outer: int
+    inner: int
+    warps: int
+    stages: int
+    ahead: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One program's part of a product with one row: outer outputs, inner columns of W a time."""
+
+    outer: int
+    inner: int
+    warps: int
+
+
+_DEFAULT = Tile(64, 128, 4, 4)
+_TILES = {  # (matrix, rows)
+    ("qkv", 16): Tile(32, 256, 4, 4),
+    ("qkv", 32): Tile(32, 128, 4, 5),
+    ("qkv", 64): Tile(32, 128, 4, 4),
+    ("o", 16): Tile(16, 512, 4, 4),
+    ("gate_up", 16): Tile(32, 256, 4, 4),
+    ("gate_up", 32): Tile(16, 256, 4, 3),
+    ("down", 16): Tile(16, 512, 4, 4),
+}
+STRIP = Strip(4, 2048, 8)
+_SHARED_MEMORY_BELOW = 96 * 1024  # where there is no card to ask
+
+
+def tile(matrix: str, rows: int, element_size: int) -> Tile:
+    """The shape for one of "qkv", "o", "gate_up", "down", "lm_head" and so many rows."""
+    padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
+    found = _TILES.get((matrix, padded), _DEFAULT)
+    outer = found.outer * (2 if matrix == "gate_up" else 1)
+    while (stage := (outer + padded) * found.inner * element_size) * found.stages > _shared_memory():
+        if found.stages > 2:
+            found = replace(found, stages=found.stages - 1)
+        elif found.inner > 32:
+            found = replace(found, inner=found.inner // 2)
+        else:
+            raise ValueError(f"{matrix} with {padded} rows needs {2 * stage} bytes of shared memory")
+    return found
+
+
+@cache
+def _shared_memory() -> int:
+    """Bytes that one program may use."""
+    if not torch.cuda.is_available():
+        return _SHARED_MEMORY_BELOW
+    return getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", _SHARED_MEMORY_BELOW)
+
+
+def chunk(context: int) -> int:
+    """Tokens of a row that one program attends to at once; depends on the model alone, so that results do not vary."""
+    return max(128, triton.next_power_of_2(context) // 64)
+
+
+def splits(rows: int, kv_heads: int, chunks: int) -> int:
+    """Programs that share one row's and one key head's chunks; decides only who computes what."""
+    return max(1, min(16, chunks, triton.next_power_of_2(2048 // (rows * kv_heads))))
+
+
+ATTEND_STEP, ATTEND_WARPS = 64, 4  # tokens of the cache read at once by one program, and its warps
