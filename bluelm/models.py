@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bluelm.models")
 
+DEMO = "demo"  # what settings.model says for the embedded model, whatever has been downloaded
 AUTODL_DISK = Path("/root/autodl-tmp")  # the large data disk of AutoDL's instances
 PROJECT = Path(__file__).resolve().parent.parent
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -51,11 +52,13 @@ def roots() -> tuple[Path, ...]:
 def find(settings: Settings) -> Path | None:
     """The folder or .gguf file to serve; None for the embedded model.
 
-    What settings.model names: a path, or a checkpoint of the catalog that is on this disk. Where it is empty, the
-    first complete chat model in the catalog's order (Chat, Chat-32K, Chat-4bits, Chat-32K-GPTQ, Chat-32K-AWQ); a
-    half-downloaded one is left out with a warning, and a base model is only served by name.
+    What settings.model names: "demo" (the embedded model), a path, or a checkpoint of the catalog on this disk. Where
+    it is empty, the first complete chat model in the catalog's order (Chat, Chat-32K, Chat-4bits, Chat-32K-GPTQ,
+    Chat-32K-AWQ); a half-downloaded one is left out with a warning, and a base model is only served by name.
     Raises SettingError and CheckpointError.
     """
+    if settings.model == DEMO:
+        return None
     if settings.model:
         return _named(settings.model)
     for checkpoint in CHECKPOINTS:

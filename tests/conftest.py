@@ -13,6 +13,7 @@ for name in [n for n in os.environ if n.startswith(("BLUELM_", "STREAMLIT_"))]:
     del os.environ[name]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["BLUELM_MODEL"] = "demo"  # not what somebody has downloaded
 
 BROWSER_REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

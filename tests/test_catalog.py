@@ -105,6 +105,7 @@ def test_a_downloaded_chat_model_is_served_by_itself_and_a_base_model_is_not(roo
     put(root / "BlueLM-7B-Chat")
     assert models.find(load_settings(model="")) == root / "BlueLM-7B-Chat"
     assert models.find(load_settings(model="base")) == root / "BlueLM-7B-Base"
+    assert models.find(load_settings(model="demo")) is None
 
 
 def test_a_half_downloaded_folder_is_left_out_and_said_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.scheduler import Scheduler
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
 from bluelm.errors import CheckpointError, InvalidParameter, SettingError
+from bluelm.models import find
 from bluelm.types import ModelInfo, ModelKind, SamplingParams
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class _Opened:
 
 
 def load(settings: Settings, report: Report) -> Loaded:
-    """Load what the settings name, or the embedded model. Raises StartupError and its kinds.
+    """Load what the settings name, a downloaded chat model, or the embedded one (see models.find).
 
+    Raises StartupError and its kinds.
     report: called with what is being done and the fraction of the whole load, 0 to 1.
     """
     report("starting", 0.0)
@@ -62,9 +64,10 @@ def load(settings: Settings, report: Report) -> Loaded:
     from bluelm.engine.selftest import check
 
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    path, device = _path(settings), _device(settings)
+    found, device = find(settings), _device(settings)
+    path = found or embedded_model()
     report("reading the tokenizer", 0.2)
-    opened = _open_folder(path) if path.is_dir() else _open_gguf(path, demo=not settings.model)
+    opened = _open_folder(path) if path.is_dir() else _open_gguf(path, demo=found is None)
     context = _context(settings, opened.config.context)
     dtype = getattr(torch, "bfloat16" if settings.dtype == "auto" else settings.dtype)  # keeps 4 bits on a CPU
     weights = opened.weights(dtype, device, lambda done: report("loading weights", 0.3 + 0.6 * done))
@@ -81,7 +84,7 @@ def load(settings: Settings, report: Report) -> Loaded:
         parameters=weights.parameters,
         dtype=weights.precision,
         device=device.type,
-        demo=not settings.model,
+        demo=found is None,
         defaults=opened.defaults,
     )
     return Loaded(core, opened.tokenizer, info, cache_tokens)
@@ -144,17 +147,6 @@ def _core(settings: Settings, model: Llama, tokenizer: Tokenizer, cache_tokens: 
     runner = Runner(model, blocks=pool.total, block_size=BLOCK_SIZE, vocab=tokenizer.size)
     step_tokens = settings.step_tokens or (2048 if runner.device.type == "cuda" else 256)
     return EngineCore(Scheduler(pool, max_running=settings.max_running, step_tokens=step_tokens), runner, tokenizer)
-
-
-def _path(settings: Settings) -> Path:
-    if not settings.model:
-        return embedded_model()
-    path = Path(settings.model).expanduser()
-    if not path.exists():
-        raise SettingError(f"BLUELM_MODEL is {settings.model!r}: there is no such file or folder.", param="model")
-    if not path.is_dir() and path.suffix != ".gguf":
-        raise CheckpointError(f"{path} is neither a checkpoint folder nor a .gguf file: name one of these.")
-    return path
 
 
 def _device(settings: Settings) -> torch.device:
