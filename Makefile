@@ -5,7 +5,7 @@ SHELL = /bin/sh
 export MODEL PORT PYTHON
 
 help:
-	@echo "make run [MODEL=folder-or-gguf] [PORT=6006]   set up what is missing, then serve the chat and the APIs"
+	@echo "make run [MODEL=name-or-path] [PORT=6006]     set up what is missing, then serve the chat and the APIs"
 	@echo "make test                                    set up, then every check and test"
 	@echo "make setup [PYTHON=/path/to/python]          only set up .venv"
 	@echo "make lint | format | bench [ARGS=...] | clean"

@@ -335,3 +335,21 @@ def test_chinese_where_the_locale_is(place: Place) -> None:
     code, out, _ = place.run(LANG="zh_CN.UTF-8", PYTHONUTF8="1")
     assert code == 0
     assert "下载完成" in out and "启动对话：  make run MODEL=" in out
+
+
+@both
+def test_a_downloaded_checkpoint_is_what_the_engine_serves(
+    place: Place, hub: FakeHub, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bluelm.config import load_settings
+    from bluelm.engine.loader import load
+    from tests.checkpoints import write_checkpoint
+
+    published = tmp_path / "published"
+    write_checkpoint(published, shards=2)
+    hub.repos[ID] = {path.name: path.read_bytes() for path in published.iterdir()}
+    assert place.run("--source", source)[0] == 0
+    monkeypatch.setattr(models, "roots", lambda: (place.models,))
+    for name in ("", "chat", str(place.folder)):
+        info = load(load_settings(model=name), lambda phase, progress: None).info
+        assert (info.id, info.demo) == (NAME, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,20 @@ def test_a_folder_of_somebody_else_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(DownloadError, match="cannot be written to: name a folder of yours with --dir"):
         transfer.download(lookup("chat"), tmp_path / "x", None, None, print)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_any_python_goes_on_in_the_projects_own_or_says_what_to_do(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "download_model.py").write_bytes((Path(__file__).parent.parent / "download_model.py").read_bytes())
+    if there:
+        inside = tmp_path / ".venv" / "bin" / "python"
+        inside.parent.mkdir(parents=True)
+        inside.write_text('#!/bin/sh\necho "inside: $2 $3"\n')
+        inside.chmod(0o755)
+    bare = [getattr(sys, "_base_executable", sys.executable), "-S", "-E"]  # without any packages
+    command = [*bare, str(tmp_path / "download_model.py"), "chat", "--list"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if there:
+        assert (ran.returncode, ran.stdout) == (0, "inside: chat --list\n")
+    else:
+        assert ran.returncode == 1 and "run `make setup` first" in ran.stderr
