@@ -28,8 +28,8 @@ STRINGS: dict[Language, dict[str, str]] = {
         "thinking": "Thinking…",
         "hello": "What can I do for you?",
         "hello.sub": "Ask anything. Answers come from the model that you run yourself.",
-        "demo": "This is **{model}**, a small demo model that speaks English only. Support for vivo's BlueLM "
-        "checkpoints is on its way: see the README.",
+        "demo": "This is **{model}**, a small demo model that speaks English only. For BlueLM, run "
+        "`python download_model.py`, then start the app again.",
         "unknown": "That conversation is no longer here: the app was restarted, or it was too long ago. "
         "This is a new one.",
         "engine.loading": "Loading the model",
@@ -112,7 +112,7 @@ STRINGS: dict[Language, dict[str, str]] = {
         "thinking": "正在思考…",
         "hello": "有什么可以帮你？",
         "hello.sub": "想问什么都可以，回答来自你自己运行的模型。",
-        "demo": "当前是演示用的小模型 **{model}**，只会英文。对 vivo BlueLM 权重的支持即将到来，详见 README。",
+        "demo": "当前是演示用的小模型 **{model}**，只会英文。要用 BlueLM，请运行 `python download_model.py`，然后重新启动应用。",
         "unknown": "找不到那段对话：应用重启过，或时间已太久。这是一段新的对话。",
         "engine.loading": "正在加载模型",
         "engine.loading.sub": "加载完成即可对话，页面会自动更新。",
