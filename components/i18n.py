@@ -112,7 +112,8 @@ STRINGS: dict[Language, dict[str, str]] = {
         "thinking": "正在思考…",
         "hello": "有什么可以帮你？",
         "hello.sub": "想问什么都可以，回答来自你自己运行的模型。",
-        "demo": "当前是演示用的小模型 **{model}**，只会英文。要用 BlueLM，请运行 `python download_model.py`，然后重新启动应用。",
+        "demo": "当前是演示用的小模型 **{model}**，只会英文。"
+        "要用 BlueLM，请运行 `python download_model.py`，然后重新启动应用。",
         "unknown": "找不到那段对话：应用重启过，或时间已太久。这是一段新的对话。",
         "engine.loading": "正在加载模型",
         "engine.loading.sub": "加载完成即可对话，页面会自动更新。",
