@@ -1,5 +1,7 @@
 """A conversation: its turns, and the answer in the making. Owned by the web process, not by the page that looks on.
 
+A plain one is a text that a base model continues: a turn is what a person wrote and what the model wrote behind it.
+
 A reload, a moved slider or a dropped websocket ends a page's look, never the answer: the next look attaches to the same
 Generation. What ends while nobody looks is in its turn all the same.
 """
@@ -7,12 +9,13 @@ Generation. What ends while nobody looks is in its turn all the same.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bluelm.engine import Engine, Generation
 from bluelm.errors import BlueLMError, Conflict
-from bluelm.types import FinishReason, Message, Role, SamplingParams, Usage
+from bluelm.types import FinishReason, Message, Prompt, Role, SamplingParams, Usage
 
 
 class Status(StrEnum):
@@ -76,12 +79,21 @@ class View:
     def last(self) -> Turn | None:
         return self.turns[-1] if self.turns else None
 
+    @property
+    def text(self) -> str:
+        """All that both sides wrote, without the answer in the making: a plain conversation's text."""
+        return _text(self.turns[:-1]) + self.last.question if self.last and self.busy else _text(self.turns)
+
 
 class Conversation:
-    """Turns, at most one of them being answered. Safe to use from many threads; no method waits for an answer."""
+    """Turns, at most one of them being answered. Safe to use from many threads; no method waits for an answer.
 
-    def __init__(self, id: str) -> None:
+    plain: one text, continued as it is, in the place of messages.
+    """
+
+    def __init__(self, id: str, *, plain: bool = False) -> None:
         self.id = id
+        self.plain = plain
         self._turns: list[Turn] = []
         self._end_as = Status.DONE  # how a cancelled answer is to be marked, once someone asked for that
         self._lock = threading.Lock()
@@ -91,14 +103,15 @@ class Conversation:
     def ask(self, engine: Engine, text: str, params: SamplingParams, system: str = "") -> None:
         """Add a question and start its answer. What the engine refuses stays, marked, and never becomes context.
 
+        A plain conversation goes on behind `text`, which may be empty.
         Raises Conflict while another answer is being made.
         """
         with self._lock:
             self._must_be_free()
-            history = self._messages(self._turns, system)
+            prompt = self._prompt(self._turns, text, system)
             self._turns.append(Turn(text, Status.ASKING, params))
             self._end_as = Status.DONE
-        self._submit(engine, [*history, Message(Role.USER, text)], self._turns[-1])
+        self._submit(engine, prompt, self._turns[-1])
 
     def regenerate(self, engine: Engine, params: SamplingParams, system: str = "") -> None:
         """Answer the last question anew. A good answer is given up only once the engine has taken the new try.
@@ -109,11 +122,11 @@ class Conversation:
             self._must_be_free()
             if not self._turns:
                 raise Conflict("There is no question to answer again: ask one first.")
-            history = self._messages(self._turns[:-1], system)
             before = self._turns[-1]
+            prompt = self._prompt(self._turns[:-1], before.question, system)
             self._turns[-1] = replace(before, status=Status.ASKING, params=params, error=None)
             self._end_as = Status.DONE
-        self._submit(engine, [*history, Message(Role.USER, before.question)], before)
+        self._submit(engine, prompt, before)
 
     def stop(self) -> None:
         """End the answer in the making, on the reader's wish; its text so far stays and counts as context."""
@@ -126,6 +139,12 @@ class Conversation:
             if not self._turns or self._turns[-1].status is not Status.REFUSED:
                 return ""
             return self._turns.pop().question
+
+    def undo(self) -> str:
+        """Remove the last turn, and return its question. Raises Conflict while an answer is being made."""
+        with self._lock:
+            self._must_be_free()
+            return self._turns.pop().question if self._turns else ""
 
     def view(self) -> View:
         """The conversation now."""
@@ -157,18 +176,19 @@ class Conversation:
         if self._turns and self._turns[-1].status in (Status.ASKING, Status.RUNNING):
             raise Conflict("An answer is still being made: wait for it or stop it first.")
 
-    @staticmethod
-    def _messages(turns: list[Turn], system: str) -> list[Message]:
+    def _prompt(self, turns: list[Turn], text: str, system: str) -> Prompt:
+        if self.plain:
+            return _text(turns) + text
         messages = [Message(Role.SYSTEM, system)] if system.strip() else []
         for turn in turns:
             if turn.is_context:
                 messages += [Message(Role.USER, turn.question), Message(Role.ASSISTANT, turn.answer)]
-        return messages
+        return (*messages, Message(Role.USER, text))
 
-    def _submit(self, engine: Engine, messages: list[Message], before: Turn) -> None:
+    def _submit(self, engine: Engine, prompt: Prompt, before: Turn) -> None:
         """Ask the engine, without the lock: it may take its time, and the conversation can be viewed meanwhile."""
         try:
-            generation = engine.submit(tuple(messages), self._turns[-1].params, drop_oldest=True)
+            generation = engine.submit(prompt, self._turns[-1].params, drop_oldest=True)
         except BaseException as error:
             known = error if isinstance(error, BlueLMError) else BlueLMError(f"{error}: try again.")
             status = Status.REFUSED if before.status is Status.ASKING else before.status
@@ -209,3 +229,7 @@ class Conversation:
             turn, status=status, answer=ended.text, generation=None, finish_reason=ended.finish_reason,
             usage=ended.usage, error=ended.error,
         )  # fmt: skip
+
+
+def _text(turns: Sequence[Turn]) -> str:
+    return "".join(turn.question + turn.answer for turn in turns)

@@ -25,9 +25,12 @@ class Store:
         self._sweep_s = min(sweep_s, abandon_after_s / 4)
         threading.Thread(target=self._look_after_all, name="conversations", daemon=True).start()
 
-    def new(self) -> Conversation:
-        """A conversation without turns; the least recently used one makes room for it, if need be."""
-        conversation = Conversation(secrets.token_urlsafe(16))
+    def new(self, *, plain: bool = False) -> Conversation:
+        """A conversation without turns; the least recently used one makes room for it, if need be.
+
+        plain: a text for a base model to go on with.
+        """
+        conversation = Conversation(secrets.token_urlsafe(16), plain=plain)
         with self._lock:
             self._conversations[conversation.id] = conversation
             oldest = self._conversations.popitem(last=False)[1] if len(self._conversations) > self.limit else None

@@ -5,26 +5,30 @@ from __future__ import annotations
 import streamlit as st
 
 from bluelm.conversation import Status, Turn
+from bluelm.errors import PromptTooLong
 from bluelm.types import FinishReason
 from components.i18n import Language, explain, language, tell, word
 
 __all__ = ["draw", "facts"]
 
 
-def draw(turn: Turn) -> None:
-    """Marks and errors first, then one line of facts."""
+def draw(turn: Turn, *, plain: bool = False) -> None:
+    """Marks and errors first, then one line of facts. plain: the answer is a base model's continuation of a text."""
     if turn.dropped:
         st.caption(":material/history: " + tell("dropped", n=turn.dropped))
     if turn.error is not None:
-        st.error(explain(turn.error), icon=":material/error:")
-        st.caption(tell("mark.kept" if turn.status is Status.DONE else "mark.excluded"))
+        too_long = plain and isinstance(turn.error, PromptTooLong)
+        words = tell("draft.too_long", **turn.error.details) if too_long else explain(turn.error)
+        st.error(words, icon=":material/error:")
+        if not plain:
+            st.caption(tell("mark.kept" if turn.status is Status.DONE else "mark.excluded"))
     elif turn.status is Status.STOPPED:
         st.badge(tell("mark.stopped"), icon=":material/stop_circle:", color="gray")
     elif turn.status is Status.ABANDONED:
         st.badge(tell("mark.abandoned"), icon=":material/visibility_off:", color="gray")
     elif not turn.answer.strip():
         st.caption(tell("mark.empty"))
-    if turn.finish_reason is FinishReason.LENGTH:
+    if turn.finish_reason is FinishReason.LENGTH and not plain:
         st.caption(":material/content_cut: " + tell("mark.length"))
     if line := facts(turn, language()):
         st.caption(line)

@@ -16,6 +16,7 @@ STRINGS: dict[Language, dict[str, str]] = {
     "en": {
         "app": "BlueLM Chat",
         "page.chat": "Chat",
+        "page.complete": "Complete",
         "input": "Message {model}",
         "input.loading": "The model is not ready yet",
         "input.busy": "Your message is back in the box: wait for the answer to end, or press Stop.",
@@ -23,11 +24,23 @@ STRINGS: dict[Language, dict[str, str]] = {
         "regenerate": "Regenerate",
         "retry": "Retry",
         "edit": "Edit",
+        "undo": "Undo",
+        "cancel": "Cancel",
+        "complete": "Complete",
+        "continue": "Continue",
         "new": "New chat",
+        "new.text": "New text",
         "language": "Language",
         "thinking": "Thinking…",
         "hello": "What can I do for you?",
         "hello.sub": "Ask anything. Answers come from the model that you run yourself.",
+        "hello.base": "How does it go on?",
+        "hello.base.sub": "A base model follows no instructions: it goes on with a text. Show it a pattern, or begin a "
+        "story.",
+        "draft.text": "Text",
+        "draft.text.empty": "Write the beginning of a text…",
+        "draft.too_long": "This is too long: the text has {prompt_tokens} tokens and may get {max_length} more, but "
+        "the model holds {window} in all. Shorten the text or lower max_length.",
         "demo": "This is **{model}**, a small demo model that speaks English only. For BlueLM, run "
         "`python download_model.py`, then start the app again.",
         "unknown": "That conversation is no longer here: the app was restarted, or it was too long ago. "
@@ -60,6 +73,7 @@ STRINGS: dict[Language, dict[str, str]] = {
         "system": "System prompt",
         "system.help": "Tells the model how to behave, before the first message.",
         "system.empty": "e.g. You are a helpful assistant.",
+        "system.unheeded": "This model was not trained with system prompts; it may not heed one.",
         "context": "Context: {used} of {window} tokens",
         "model.facts": "{device} · {dtype} · {parameters} parameters · {context} tokens of context",
         "facts.token": "{n} token",
@@ -100,6 +114,7 @@ STRINGS: dict[Language, dict[str, str]] = {
     "zh": {
         "app": "BlueLM Chat",
         "page.chat": "对话",
+        "page.complete": "续写",
         "input": "给 {model} 发消息",
         "input.loading": "模型尚未就绪",
         "input.busy": "消息已放回输入框：请等回答结束，或先点“停止”。",
@@ -107,11 +122,22 @@ STRINGS: dict[Language, dict[str, str]] = {
         "regenerate": "重新生成",
         "retry": "重试",
         "edit": "修改",
+        "undo": "撤销",
+        "cancel": "取消",
+        "complete": "续写",
+        "continue": "继续",
         "new": "新对话",
+        "new.text": "新文本",
         "language": "语言",
         "thinking": "正在思考…",
         "hello": "有什么可以帮你？",
         "hello.sub": "想问什么都可以，回答来自你自己运行的模型。",
+        "hello.base": "接下来怎么写？",
+        "hello.base.sub": "基座模型不听指令，只会接着写：给它几个例子，或者一个故事的开头。",
+        "draft.text": "文本",
+        "draft.text.empty": "写下一段开头…",
+        "draft.too_long": "内容太长：文本有 {prompt_tokens} 个 token，还要续写最多 {max_length} 个，"
+        "而模型总共只能容纳 {window} 个。请缩短文本或调小 max_length。",
         "demo": "当前是演示用的小模型 **{model}**，只会英文。"
         "要用 BlueLM，请运行 `python download_model.py`，然后重新启动应用。",
         "unknown": "找不到那段对话：应用重启过，或时间已太久。这是一段新的对话。",
@@ -143,6 +169,7 @@ STRINGS: dict[Language, dict[str, str]] = {
         "system": "系统提示词",
         "system.help": "在第一条消息之前告诉模型该如何表现。",
         "system.empty": "例如：你是一个乐于助人的助手。",
+        "system.unheeded": "该模型没有用系统提示词训练过，不一定会遵从。",
         "context": "上下文：已用 {used} / {window} token",
         "model.facts": "{device} · {dtype} · {parameters} 参数 · 上下文 {context} token",
         "facts.token": "{n} token",
@@ -191,6 +218,44 @@ STARTERS: dict[Language, tuple[tuple[str, str], ...]] = {
         (":material/code:", "写一个反转字符串的 Python 函数"),
         (":material/mail:", "写一封改期会议的简短邮件"),
         (":material/travel_explore:", "杭州有哪些值得一看的地方？"),
+    ),
+}
+
+
+PROMPTS: dict[Language, tuple[tuple[str, str, str], ...]] = {
+    "en": (
+        (
+            ":material/menu_book:",
+            "Books and authors",
+            "Pride and Prejudice -> Jane Austen\nMoby-Dick -> Herman Melville\nWar and Peace ->",
+        ),
+        (
+            ":material/translate:",
+            "Translate",
+            "English: Good morning\nFrench: Bonjour\n\nEnglish: Thank you\nFrench: Merci\n\n"
+            "English: See you tomorrow\nFrench:",
+        ),
+        (
+            ":material/thumbs_up_down:",
+            "Good or bad",
+            "Review: The screen is bright and sharp.\nMood: good\n\nReview: It broke after two days.\nMood: bad\n\n"
+            "Review: It came quickly and well packed.\nMood:",
+        ),
+        (":material/auto_stories:", "A story", "Once upon a time, in a village by the sea, there lived"),
+    ),
+    "zh": (
+        (":material/menu_book:", "书与作者", "儒林外史->吴敬梓\n隋唐演义->褚人获\n红楼梦->"),
+        (
+            ":material/translate:",
+            "翻译",
+            "英文：Good morning\n中文：早上好\n\n英文：Thank you\n中文：谢谢\n\n英文：See you tomorrow\n中文：",
+        ),
+        (
+            ":material/thumbs_up_down:",
+            "好评差评",
+            "评论：屏幕清晰，颜色也好看。\n情感：好\n\n评论：用了两天就坏了。\n情感：差\n\n评论：物流很快，包装仔细。\n情感：",
+        ),
+        (":material/auto_stories:", "讲故事", "从前有座山，山里有座庙，庙里有个"),
     ),
 }
 

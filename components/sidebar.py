@@ -9,13 +9,14 @@ import streamlit as st
 
 from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
-from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, SamplingParams
+from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
 from components import i18n
 from components.i18n import tell
 
 __all__ = ["Wishes", "draw"]
 
 ANSWER_LENGTH = 512  # to start from, where the model's own defaults name none
+CONTINUATION_LENGTH = 128  # the same for a base model, which hardly ever ends by itself
 PROMPT_ROOM = 32  # tokens of the window kept for a short message and the template around it
 
 
@@ -30,7 +31,9 @@ class Wishes:
 def draw(model: ModelInfo | None, view: View | None, new_chat: Callable[[], None]) -> Wishes:
     """Draw it all and return what is set. Before the model is known there is nothing to set yet."""
     with st.sidebar:
-        st.button(tell("new"), key="new_chat", on_click=new_chat, icon=":material/edit_square:", width="stretch")
+        base = model is not None and model.kind is ModelKind.BASE
+        new = tell("new.text" if base else "new")
+        st.button(new, key="new_chat", on_click=new_chat, icon=":material/edit_square:", width="stretch")
         if model is None:
             wishes = Wishes(SamplingParams())
         else:
@@ -60,8 +63,9 @@ def _context_meter(model: ModelInfo, view: View | None) -> None:
 def _defaults(model: ModelInfo) -> dict[str, object]:
     given = model.defaults
     limit = _length_limit(model)
+    length = CONTINUATION_LENGTH if model.kind is ModelKind.BASE else ANSWER_LENGTH
     return {
-        "max_length": min(given.max_length or ANSWER_LENGTH, limit),
+        "max_length": min(given.max_length or length, limit),
         "temperature": float(given.temperature),
         "top_p": float(given.top_p),
         "top_k": given.top_k,
@@ -92,8 +96,11 @@ def _settings(model: ModelInfo) -> Wishes:
         )
         _text("stop_strings")
         st.button(tell("settings.reset"), key="reset", on_click=_reset, args=(defaults,), icon=":material/restart_alt:")
-    _text("system", placeholder=tell("system.empty"))
-    return _wishes()
+    if model.kind is ModelKind.CHAT:
+        _text("system", placeholder=tell("system.empty"))
+        if not model.system_prompt:
+            st.caption(tell("system.unheeded"))
+    return _wishes(model)
 
 
 def _keep_within(name: str, low: float, high: float) -> None:
@@ -125,7 +132,7 @@ def _reset(defaults: dict[str, object]) -> None:
         st.session_state[name] = value
 
 
-def _wishes() -> Wishes:
+def _wishes(model: ModelInfo) -> Wishes:
     state = st.session_state
     try:
         params = SamplingParams(
@@ -140,7 +147,7 @@ def _wishes() -> Wishes:
     except InvalidParameter as error:
         st.error(tell("settings.bad", error=i18n.explain(error)))
         return Wishes(None)
-    return Wishes(params, state["system"].strip())
+    return Wishes(params, state["system"].strip() if model.kind is ModelKind.CHAT else "")
 
 
 def seed(text: str) -> int | None:

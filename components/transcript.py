@@ -17,7 +17,7 @@ from components.blocks import BlockSplitter, split_blocks
 from components.i18n import tell
 from components.markdown import code_block, render
 
-__all__ = ["draw", "follow"]
+__all__ = ["FRAME_S", "TAIL_CHARS_PER_S", "draw", "follow", "rest"]
 
 FRAME_S = 0.1  # at most ten updates a second
 TAIL_CHARS_PER_S = 40_000  # of an open block sent again and again: a long one is updated less often
@@ -51,7 +51,7 @@ def follow(generation: Generation | None, body: DeltaGenerator) -> None:
     slot = body.empty()
     slot.caption(tell("thinking"))
     if generation is None:
-        _rest(time.monotonic() + FRAME_S)
+        rest(time.monotonic() + FRAME_S)
         return
     seen = 0
     while True:
@@ -69,10 +69,10 @@ def follow(generation: Generation | None, body: DeltaGenerator) -> None:
             _block(slot, splitter.tail)
         if chunks and chunks[-1].finish_reason:
             return
-        _rest(begun + max(FRAME_S, len(splitter.tail) / TAIL_CHARS_PER_S))
+        rest(begun + max(FRAME_S, len(splitter.tail) / TAIL_CHARS_PER_S))
 
 
-def _rest(until: float) -> None:
+def rest(until: float) -> None:
     """Wait in short pieces: Streamlit can end a script only where it is called."""
     while True:
         st.session_state.get(i18n.KEY)

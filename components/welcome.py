@@ -1,4 +1,4 @@
-"""An empty conversation: a greeting and some questions to begin with."""
+"""An empty page: a greeting, and some questions, or texts, to begin with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bluelm.types import ModelInfo
 from components import i18n
 from components.i18n import tell
 
-__all__ = ["demo_line", "draw"]
+__all__ = ["demo_line", "draw", "draw_prompts"]
 
 
 def draw(model: ModelInfo | None, ready: bool, ask: Callable[[str], None]) -> None:
@@ -25,6 +25,16 @@ def draw(model: ModelInfo | None, ready: bool, ask: Callable[[str], None]) -> No
                 column.button(
                     text, key=key, icon=icon, on_click=ask, args=(text,), disabled=not ready, width="stretch", wrap=True
                 )
+
+
+def draw_prompts(begin_with: Callable[[str], None]) -> None:
+    """Say what a base model does, and offer texts for it to go on with."""
+    with st.container(key="welcome", gap="small"):
+        st.header(tell("hello.base"), anchor=False, text_alignment="center")
+        st.caption(tell("hello.base.sub"), text_alignment="center")
+        with st.container(horizontal=True, gap="small", horizontal_alignment="center"):
+            for i, (icon, name, text) in enumerate(i18n.PROMPTS[i18n.language()]):
+                st.button(name, key=f"prompt_{i}", icon=icon, on_click=begin_with, args=(text,))
 
 
 def demo_line(model: ModelInfo | None) -> None:

@@ -11,31 +11,13 @@ from bluelm.conversation import Conversation, Status, Turn
 from bluelm.errors import Conflict
 from bluelm.store import conversations
 from bluelm.types import Phase
-from components import engine_notice, sidebar, transcript, welcome
+from components import address, engine_notice, sidebar, transcript, welcome
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 
-INPUT, CHOSEN, WISH = "message", "conversation", "wish"
+INPUT, WISH = "message", "wish"
 
 engine = shared_engine()
-
-
-def current() -> Conversation | None:
-    """The conversation that the address names, else this session's last one; None before the first question."""
-    asked = st.query_params.get("c")
-    conversation = conversations().get(asked or st.session_state.get(CHOSEN, ""))
-    if asked and conversation is None:
-        del st.query_params["c"]
-        st.toast(tell("unknown"), icon=":material/info:")
-    if conversation is not None:
-        remember(conversation)
-    return conversation
-
-
-def remember(conversation: Conversation) -> None:
-    st.session_state[CHOSEN] = conversation.id
-    if st.query_params.get("c") != conversation.id:
-        st.query_params["c"] = conversation.id
 
 
 def wish(what: str, text: str = "") -> None:
@@ -44,11 +26,6 @@ def wish(what: str, text: str = "") -> None:
 
 def wish_typed() -> None:
     wish("ask", st.session_state[INPUT])
-
-
-def new_chat() -> None:
-    st.session_state.pop(CHOSEN, None)
-    st.query_params.pop("c", None)
 
 
 def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conversation | None:
@@ -61,7 +38,7 @@ def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conv
         try:
             if what == "ask" and text.strip():
                 conversation = conversation or conversations().new()
-                remember(conversation)
+                address.remember(conversation)
                 conversation.ask(engine, text, wishes.params, wishes.system)
             elif what == "regenerate" and conversation is not None:
                 conversation.regenerate(engine, wishes.params, wishes.system)
@@ -88,8 +65,8 @@ def draw_actions(turn: Turn, ready: bool) -> None:
 def draw_page() -> None:
     state = engine.state()
     ready = state.phase is Phase.READY
-    conversation = current()
-    wishes = sidebar.draw(state.model, conversation.view() if conversation else None, new_chat)
+    conversation = address.current()
+    wishes = sidebar.draw(state.model, conversation.view() if conversation else None, address.forget)
     conversation = carry_out(conversation, wishes)
     view = conversation.view() if conversation else None
     name = state.model.id if state.model else ""
