@@ -13,9 +13,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from bluelm.engine.gpu import launch, shapes
-from bluelm.engine.gpu.launch import begin
 from bluelm.engine.gpu.rows import turned
 
 GROUP_TILE = 16  # query heads that share a key head are padded to this for the tensor cores
@@ -56,153 +56,155 @@ class Paged:
 
 
 @triton.jit
-def _add_chunk_single(q, keys, values, table, head, first, end, scale,
-                      KV: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr,
-                      STEP: tl.constexpr):  # fmt: skip
-    """Softmax sums over cached tokens first .. end-1 of one query head. q: [D] float32."""
-    d = tl.arange(0, D)
-    most = -float("inf")
-    total = 0.0
-    out = tl.zeros((D,), tl.float32)
-    for start in range(first, tl.minimum(first + CHUNK, end), STEP):
-        t = start + tl.arange(0, STEP)
-        inside = t < end
-        slot = tl.load(table + t // SIZE, mask=inside, other=0).to(tl.int64) * SIZE + t % SIZE
-        at = (slot * KV + head)[:, None] * D + d[None, :]
-        key = tl.load(keys + at, mask=inside[:, None], other=0.0)
-        value = tl.load(values + at, mask=inside[:, None], other=0.0)
-        score = tl.where(inside, tl.sum(key.to(tl.float32) * q[None, :], axis=1) * scale, -float("inf"))
-        new = tl.maximum(most, tl.max(score))
-        keep = tl.exp(most - new)
-        weight = tl.exp(score - new)
-        out = out * keep + tl.sum(weight[:, None] * value.to(tl.float32), axis=0)
-        total = total * keep + tl.sum(weight)
-        most = new
-    return most, total, out
+def _cached(keys, values, table, head, first, position, KV: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
+            STEP: tl.constexpr):  # fmt: skip
+    """Keys and values [STEP, D] of the cached tokens from `first` on, zeros from `position` on."""
+    t = first + tl.arange(0, STEP)
+    inside = t < position
+    slot = tl.load(table + t // SIZE, mask=inside, other=0).to(tl.int64) * SIZE + t % SIZE
+    at = (slot * KV + head)[:, None] * D + tl.arange(0, D)[None, :]
+    key = tl.load(keys + at, mask=inside[:, None], other=0.0)
+    return key, tl.load(values + at, mask=inside[:, None], other=0.0)
 
 
 @triton.jit
-def _add_chunk_group(q, keys, values, table, head, first, end, scale,
-                     G16: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr, CHUNK: tl.constexpr,
-                     STEP: tl.constexpr):  # fmt: skip
-    """The same for all query heads of a key head. q: [G16, D] in the cache's dtype."""
+def _queries(qkv, cos, sin, head, HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr, D: tl.constexpr):
+    """The turned queries of a key head, float32: [D], or [G16, D] where several share it. cos, sin: [D]."""
+    G: tl.constexpr = HEADS // KV
     d = tl.arange(0, D)
-    most = tl.full((G16,), -float("inf"), tl.float32)
-    total = tl.zeros((G16,), tl.float32)
-    out = tl.zeros((G16, D), tl.float32)
-    for start in range(first, tl.minimum(first + CHUNK, end), STEP):
-        t = start + tl.arange(0, STEP)
-        inside = t < end
-        slot = tl.load(table + t // SIZE, mask=inside, other=0).to(tl.int64) * SIZE + t % SIZE
-        at = (slot * KV + head)[:, None] * D + d[None, :]
-        key = tl.load(keys + at, mask=inside[:, None], other=0.0)
-        value = tl.load(values + at, mask=inside[:, None], other=0.0)
+    if G == 1:
+        q = turned(qkv + head * D, cos, sin, d, D)
+    else:
+        g = tl.arange(0, G16)
+        at = qkv + tl.where(g < G, head * G + g, 0)[:, None] * D
+        here = tl.load(at + d[None, :]).to(tl.float32)
+        there = tl.load(at + ((d + D // 2) % D)[None, :]).to(tl.float32)
+        q = here * cos[None, :] + there * sin[None, :]
+    return q
+
+
+@triton.jit
+def _add(most, total, out, q, key, value, inside, scale, G: tl.constexpr):
+    """Softmax sums (greatest score, sum of weights, weighted values) with another tile of tokens added."""
+    if G == 1:
+        score = tl.sum(key.to(tl.float32) * q.to(tl.float32)[None, :], axis=1) * scale
+        score = tl.where(inside, score, -float("inf"))
+        new = tl.maximum(most, tl.max(score))
+        weight = tl.exp(score - new)
+        keep = tl.exp(most - new)
+        out = out * keep + tl.sum(weight[:, None] * value.to(tl.float32), axis=0)
+        total = total * keep + tl.sum(weight)
+    else:
         score = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
         score = tl.where(inside[None, :], score, -float("inf"))
         new = tl.maximum(most, tl.max(score, axis=1))
-        keep = tl.exp(most - new)
         weight = tl.exp(score - new[:, None])
+        keep = tl.exp(most - new)
         out = out * keep[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         total = total * keep + tl.sum(weight, axis=1)
-        most = new
-    return most, total, out
+    return new, total, out
 
 
 @triton.jit
 def _attend(
-    qkv, keys, values, y, slots, positions, tables, cos, sin, part, part_sums, done, scale,
+    qkv, keys, values, y, slots, positions, tables, cosines, sines, part, part_sums, done, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
     BLOCKS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, STEP: tl.constexpr, SPLITS: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    begin(EARLY)
+    if EARLY:
+        gdc_launch_dependents()
+    G: tl.constexpr = HEADS // KV
+    TILES: tl.constexpr = CHUNK // STEP
     head = tl.program_id(0)
     split = tl.program_id(1)
     row = tl.program_id(2)
-    G: tl.constexpr = HEADS // KV
-    state = tl.load(slots + row)
-    position = tl.load(positions + state).to(tl.int64)
-    table = tables + state.to(tl.int64) * BLOCKS
     d = tl.arange(0, D)
     g = tl.arange(0, G16)
-    qkv += row.to(tl.int64) * (HEADS + 2 * KV) * D
+    # All up to the wait was written before this step began.
+    state = tl.load(slots + row).to(tl.int64)
+    position = tl.load(positions + state).to(tl.int64)
     chunks = (position // CHUNK + 1).to(tl.int32)
     if split >= chunks:
         return
-    type = keys.dtype.element_ty
+    table = tables + state * BLOCKS
+    cos = tl.load(cosines + position * D + d)
+    sin = tl.load(sines + position * D + d)
+    key, value = _cached(keys, values, table, head, split * CHUNK, position, KV, D, SIZE, STEP)
+    if EARLY:
+        gdc_wait()
+    qkv += row.to(tl.int64) * (HEADS + 2 * KV) * D
+    kind = keys.dtype.element_ty
+    q = _queries(qkv, cos, sin, head, HEADS, KV, G16, D).to(kind)
+    new_key = turned(qkv + (HEADS + head) * D, cos, sin, d, D).to(kind)
+    new_value = tl.load(qkv + (HEADS + KV + head) * D + d)
     if G == 1:
-        q = turned(qkv + head * D, position, cos, sin, d, D).to(type).to(tl.float32)
+        score = tl.sum(new_key.to(tl.float32) * q.to(tl.float32)) * scale
     else:
-        at = tl.where(g < G, head * G + g, 0)[:, None] * D
-        here = tl.load(qkv + at + d[None, :]).to(tl.float32)
-        there = tl.load(qkv + at + ((d + D // 2) % D)[None, :]).to(tl.float32)
-        q = here * tl.load(cos + position * D + d)[None, :] + there * tl.load(sin + position * D + d)[None, :]
-        q = q.to(type)
+        score = tl.sum(new_key.to(tl.float32)[None, :] * q.to(tl.float32), axis=1) * scale
     lead = (row * KV + head).to(tl.int64) * CHUNKS
-    for chunk in range(split, chunks, SPLITS):
-        first = chunk * CHUNK
-        if G == 1:
-            most, total, out = _add_chunk_single(
-                q, keys, values, table, head, first, position, scale, KV, D, SIZE, CHUNK, STEP)  # fmt: skip
-        else:
-            most, total, out = _add_chunk_group(
-                q, keys, values, table, head, first, position, scale, G16, KV, D, SIZE, CHUNK, STEP)  # fmt: skip
-        if chunk == chunks - 1:  # the new token itself: from qkv into the cache, and into the sums
-            key = turned(qkv + (HEADS + head) * D, position, cos, sin, d, D).to(type)
-            value = tl.load(qkv + (HEADS + KV + head) * D + d)
-            block = tl.load(table + position // SIZE).to(tl.int64)
-            slot = ((block * SIZE + position % SIZE) * KV + head) * D
-            tl.store(keys + slot + d, key)
-            tl.store(values + slot + d, value)
+    most = score
+    total = score * 0.0
+    out = q.to(tl.float32) * 0.0
+    for tile in range(0, tl.cdiv(chunks - split, SPLITS) * TILES):
+        chunk = split + tile // TILES * SPLITS
+        first = chunk * CHUNK + tile % TILES * STEP
+        if tile % TILES == 0:  # the last chunk begins with the new token, the others with nothing
+            newest = chunk == chunks - 1
+            most = tl.where(newest, score, -float("inf"))
+            total = tl.where(newest, 1.0, 0.0) + score * 0.0
             if G == 1:
-                score = tl.sum(key.to(tl.float32) * q) * scale
+                out = tl.where(newest, new_value.to(tl.float32), 0.0)
             else:
-                score = tl.sum(key.to(tl.float32)[None, :] * q.to(tl.float32), axis=1) * scale
-            new = tl.maximum(most, score)
-            keep = tl.exp(most - new)
-            weight = tl.exp(score - new)
+                out = tl.where(newest, new_value.to(tl.float32)[None, :], 0.0) + tl.zeros((G16, D), tl.float32)
+        inside = first + tl.arange(0, STEP) < position
+        most, total, out = _add(most, total, out, q, key, value, inside, scale, G)
+        if tile % TILES == TILES - 1:
             if G == 1:
-                out = out * keep + weight * value.to(tl.float32)
+                tl.store(part + (lead + chunk) * D + d, out)
+                tl.store(part_sums + (lead + chunk) * 2, total)
+                tl.store(part_sums + (lead + chunk) * 2 + 1, most)
             else:
-                out = out * keep[:, None] + weight[:, None] * value.to(tl.float32)[None, :]
-            total = total * keep + weight
-            most = new
-        if G == 1:
-            tl.store(part + (lead + chunk) * D + d, out)
-            tl.store(part_sums + (lead + chunk) * 2, total)
-            tl.store(part_sums + (lead + chunk) * 2 + 1, most)
-        else:
-            tl.store(part + ((lead + chunk) * G + g[:, None]) * D + d[None, :], out, mask=(g < G)[:, None])
-            tl.store(part_sums + ((lead + chunk) * G + g) * 2, total, mask=g < G)
-            tl.store(part_sums + ((lead + chunk) * G + g) * 2 + 1, most, mask=g < G)
+                tl.store(part + ((lead + chunk) * G + g[:, None]) * D + d[None, :], out, mask=(g < G)[:, None])
+                tl.store(part_sums + ((lead + chunk) * G + g) * 2, total, mask=g < G)
+                tl.store(part_sums + ((lead + chunk) * G + g) * 2 + 1, most, mask=g < G)
+        next = split + (tile + 1) // TILES * SPLITS
+        key, value = _cached(
+            keys, values, table, head, next * CHUNK + (tile + 1) % TILES * STEP, position, KV, D, SIZE, STEP
+        )
+    if split == (chunks - 1) % SPLITS:
+        slot = tl.load(table + position // SIZE).to(tl.int64) * SIZE + position % SIZE
+        tl.store(keys + (slot * KV + head) * D + d, new_key)
+        tl.store(values + (slot * KV + head) * D + d, new_value)
     tl.debug_barrier()  # all of this program's sums are written before it says so
-    others = tl.atomic_add(done + row * KV + head, 1)
-    if others == tl.minimum(chunks, SPLITS) - 1:
-        _finish(part, part_sums, y + (row.to(tl.int64) * HEADS + head * G) * D, lead, chunks, G, G16, D)
+    if tl.atomic_add(done + row * KV + head, 1) == tl.minimum(chunks, SPLITS) - 1:
+        for each in range(0, G):
+            _finish(part, part_sums, y + (row.to(tl.int64) * HEADS + head * G + each) * D, lead, each, chunks,
+                    G, CHUNKS, D)  # fmt: skip
         tl.store(done + row * KV + head, 0)
 
 
 @triton.jit
-def _finish(part, part_sums, y, lead, chunks, G: tl.constexpr, G16: tl.constexpr, D: tl.constexpr):
-    """Add up a head's chunks in order and store [G, D]."""
+def _finish(part, part_sums, y, lead, each, chunks, G: tl.constexpr, CHUNKS: tl.constexpr, D: tl.constexpr):
+    """Add up the chunks of one query head in order and store [D]."""
+    ALL: tl.constexpr = triton.next_power_of_2(CHUNKS)
+    SOME: tl.constexpr = min(ALL, 16)
     d = tl.arange(0, D)
-    g = tl.arange(0, G16)
-    real = g < G
-    most = tl.full((G16,), -float("inf"), tl.float32)
-    total = tl.zeros((G16,), tl.float32)
-    out = tl.zeros((G16, D), tl.float32)
-    for chunk in range(0, chunks):
-        at = (lead + chunk) * G + g
-        sums = tl.load(part_sums + at * 2, mask=real, other=0.0, cache_modifier=".cg")
-        score = tl.load(part_sums + at * 2 + 1, mask=real, other=0.0, cache_modifier=".cg")
-        value = tl.load(part + at[:, None] * D + d[None, :], mask=real[:, None], other=0.0, cache_modifier=".cg")
-        new = tl.maximum(most, score)
-        keep = tl.exp(most - new)
-        weight = tl.exp(score - new)
-        out = out * keep[:, None] + value * weight[:, None]
-        total = total * keep + sums * weight
-        most = new
-    tl.store(y + g[:, None] * D + d[None, :], (out / total[:, None]).to(y.dtype.element_ty), mask=real[:, None])
+    c = tl.arange(0, ALL)
+    at = part_sums + ((lead + c) * G + each) * 2
+    sums = tl.load(at, mask=c < chunks, other=0.0, cache_modifier=".cg")
+    most = tl.load(at + 1, mask=c < chunks, other=-float("inf"), cache_modifier=".cg")
+    top = tl.max(most)
+    total = tl.sum(sums * tl.exp(most - top))
+    out = tl.zeros((D,), tl.float32)
+    for start in range(0, chunks, SOME):
+        some = start + tl.arange(0, SOME)
+        of = (lead + some) * G + each
+        score = tl.load(part_sums + of * 2 + 1, mask=some < chunks, other=-float("inf"), cache_modifier=".cg")
+        value = tl.load(part + of[:, None] * D + d[None, :], mask=(some < chunks)[:, None], other=0.0,
+                        cache_modifier=".cg")  # fmt: skip
+        out += tl.sum(value * tl.exp(score - top)[:, None], axis=0)
+    tl.store(y + d, (out / total).to(y.dtype.element_ty))
 
 
 def attend(qkv: Tensor, keys: Tensor, values: Tensor, y: Tensor, paged: Paged, rows: int) -> None:

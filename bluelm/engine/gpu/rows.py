@@ -46,11 +46,11 @@ def norm(x: Tensor, weight: Tensor, y: Tensor, rows: int, eps: float) -> None:
 
 
 @triton.jit
-def turned(at, position, cos, sin, d, D: tl.constexpr):
-    """The head at `at` ([D] numbers) after rotary embedding, float32. cos, sin: [context, D], sin's first half < 0."""
+def turned(at, cos, sin, d, D: tl.constexpr):
+    """The head at `at` after rotary embedding, float32 [D]. cos, sin: [D] of its position, sin's first half < 0."""
     here = tl.load(at + d).to(tl.float32)
     there = tl.load(at + (d + D // 2) % D).to(tl.float32)
-    return here * tl.load(cos + position * D + d) + there * tl.load(sin + position * D + d)
+    return here * cos + there * sin
 
 
 @triton.jit
@@ -63,13 +63,13 @@ def _rotate(
     head = tl.program_id(1)
     d = tl.arange(0, D)
     source = qkv + (token * (HEADS + 2 * KV) + head) * D
-    position = tl.load(positions + token)
+    turn = tl.load(positions + token) * D + d
     slot = tl.load(slots + token)
     if head < HEADS:
-        value = turned(source, position, cos, sin, d, D)
+        value = turned(source, tl.load(cos + turn), tl.load(sin + turn), d, D)
         tl.store(query + (token * HEADS + head) * D + d, value.to(query.dtype.element_ty))
     elif head < HEADS + KV:
-        value = turned(source, position, cos, sin, d, D)
+        value = turned(source, tl.load(cos + turn), tl.load(sin + turn), d, D)
         tl.store(keys + (slot * KV + head - HEADS) * D + d, value.to(keys.dtype.element_ty))
     else:
         tl.store(values + (slot * KV + head - HEADS - KV) * D + d, tl.load(source + d))

@@ -52,7 +52,7 @@ class GpuRunner:
     ) -> None:  # fmt: skip
         config, weights = model.config, model.weights
         self.device = weights.norm.device
-        self.block_size = block_size
+        self.blocks, self.block_size = blocks, block_size
         context = context or config.context
         angles = torch.outer(torch.arange(context, dtype=torch.float64), config.inverse_frequencies().double())
         cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(self.device, torch.float32)

@@ -45,7 +45,7 @@ _TILES = {  # (matrix, rows)
     ("gate_up", 32): Tile(16, 256, 4, 3),
     ("down", 16): Tile(16, 512, 4, 4),
 }
-STRIP = Strip(4, 2048, 8)
+STRIP = Strip(4, 2048, 4)
 _SHARED_MEMORY_BELOW = 96 * 1024  # where there is no card to ask
 
 
@@ -72,14 +72,14 @@ def _shared_memory() -> int:
     return getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", _SHARED_MEMORY_BELOW)
 
 
+ATTEND_STEP, ATTEND_WARPS = 32, 1  # tokens of the cache that one program reads at once, and its warps
+
+
 def chunk(context: int) -> int:
-    """Tokens of a row that one program attends to at once; depends on the model alone, so that results do not vary."""
-    return max(128, triton.next_power_of_2(context) // 64)
+    """Tokens of a row whose sums are taken together; by the model alone, so that a row's result never varies."""
+    return max(ATTEND_STEP, triton.next_power_of_2(context) // 64)
 
 
 def splits(rows: int, kv_heads: int, chunks: int) -> int:
     """Programs that share one row's and one key head's chunks; decides only who computes what."""
-    return max(1, min(16, chunks, triton.next_power_of_2(2048 // (rows * kv_heads))))
-
-
-ATTEND_STEP, ATTEND_WARPS = 64, 4  # tokens of the cache read at once by one program, and its warps
+    return max(1, min(chunks, triton.next_power_of_2(4096 // (rows * kv_heads))))
