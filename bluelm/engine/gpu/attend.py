@@ -106,6 +106,41 @@ def _add(most, total, out, q, key, value, inside, scale, G: tl.constexpr):
 
 
 @triton.jit
+def _score(q, key, scale, G: tl.constexpr):
+    """One key's scores: a number for one query [D], [G16] for queries [G16, D]."""
+    if G == 1:
+        score = tl.sum(key * q) * scale
+    else:
+        score = tl.sum(key[None, :] * q, axis=1) * scale
+    return score
+
+
+@triton.jit
+def _begun(newest, score, value, G: tl.constexpr, G16: tl.constexpr, D: tl.constexpr):
+    """A chunk's sums before its cached keys: those of the new token where `newest`, else of nothing."""
+    most = tl.where(newest, score, -float("inf"))
+    total = tl.where(newest, 1.0, 0.0) + score * 0.0
+    if G == 1:
+        out = tl.where(newest, value.to(tl.float32), 0.0)
+    else:
+        out = tl.where(newest, value.to(tl.float32)[None, :], 0.0) + tl.zeros((G16, D), tl.float32)
+    return most, total, out
+
+
+@triton.jit
+def _keep(part, part_sums, most, total, out, at, d, g, G: tl.constexpr, D: tl.constexpr):
+    """Store a chunk's sums for `_finish`; `at` is the chunk's place among all of this key head."""
+    if G == 1:
+        tl.store(part + at * D + d, out)
+        tl.store(part_sums + at * 2, total)
+        tl.store(part_sums + at * 2 + 1, most)
+    else:
+        tl.store(part + (at * G + g[:, None]) * D + d[None, :], out, mask=(g < G)[:, None])
+        tl.store(part_sums + (at * G + g) * 2, total, mask=g < G)
+        tl.store(part_sums + (at * G + g) * 2 + 1, most, mask=g < G)
+
+
+@triton.jit
 def _attend(
     qkv, keys, values, y, slots, positions, tables, cosines, sines, part, part_sums, done, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
@@ -138,10 +173,7 @@ def _attend(
     q = _queries(qkv, cos, sin, head, HEADS, KV, G16, D).to(kind)
     new_key = turned(qkv + (HEADS + head) * D, cos, sin, d, D).to(kind)
     new_value = tl.load(qkv + (HEADS + KV + head) * D + d)
-    if G == 1:
-        score = tl.sum(new_key.to(tl.float32) * q.to(tl.float32)) * scale
-    else:
-        score = tl.sum(new_key.to(tl.float32)[None, :] * q.to(tl.float32), axis=1) * scale
+    score = _score(q.to(tl.float32), new_key.to(tl.float32), scale, G)
     lead = (row * KV + head).to(tl.int64) * CHUNKS
     most = score
     total = score * 0.0
@@ -150,24 +182,11 @@ def _attend(
         chunk = split + tile // TILES * SPLITS
         first = chunk * CHUNK + tile % TILES * STEP
         if tile % TILES == 0:  # the last chunk begins with the new token, the others with nothing
-            newest = chunk == chunks - 1
-            most = tl.where(newest, score, -float("inf"))
-            total = tl.where(newest, 1.0, 0.0) + score * 0.0
-            if G == 1:
-                out = tl.where(newest, new_value.to(tl.float32), 0.0)
-            else:
-                out = tl.where(newest, new_value.to(tl.float32)[None, :], 0.0) + tl.zeros((G16, D), tl.float32)
+            most, total, out = _begun(chunk == chunks - 1, score, new_value, G, G16, D)
         inside = first + tl.arange(0, STEP) < position
         most, total, out = _add(most, total, out, q, key, value, inside, scale, G)
         if tile % TILES == TILES - 1:
-            if G == 1:
-                tl.store(part + (lead + chunk) * D + d, out)
-                tl.store(part_sums + (lead + chunk) * 2, total)
-                tl.store(part_sums + (lead + chunk) * 2 + 1, most)
-            else:
-                tl.store(part + ((lead + chunk) * G + g[:, None]) * D + d[None, :], out, mask=(g < G)[:, None])
-                tl.store(part_sums + ((lead + chunk) * G + g) * 2, total, mask=g < G)
-                tl.store(part_sums + ((lead + chunk) * G + g) * 2 + 1, most, mask=g < G)
+            _keep(part, part_sums, most, total, out, lead + chunk, d, g, G, D)
         next = split + (tile + 1) // TILES * SPLITS
         key, value = _cached(
             keys, values, table, head, next * CHUNK + (tile + 1) % TILES * STEP, position, KV, D, SIZE, STEP
