@@ -44,14 +44,18 @@ def random(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", [products.PLAIN, products.ADD, products.GATED])
-@pytest.mark.parametrize("count, inner, outer", [(1, 64, 96), (5, 80, 33), (19, 144, 70)])
-def test_a_product(dtype: torch.dtype, kind: int, count: int, inner: int, outer: int) -> None:
+@pytest.mark.parametrize(
+    "count, inner, outer, across, halved",
+    [(1, 64, 96, 0, 0), (5, 80, 33, 1, 0), (19, 144, 70, 0, 0), (9, 576, 40, 1, 1)],
+)
+def test_a_product(dtype, kind, count, inner, outer, across, halved) -> None:  # type: ignore[no-untyped-def]
     x = random(count, inner, dtype=dtype)
     weight = random(outer * (2 if kind == products.GATED else 1), inner, dtype=dtype, scale=inner**-0.5)
     y = random(count + 1, outer, dtype=dtype) if kind == products.ADD else x.new_full((count + 1, outer), torch.nan)
     y[count] = 7.0
     truth = products.reference(x, weight, y[:count], kind)
-    products.product(x, weight, y, count, Tile(16 if inner == 80 else 32, 64, 4, 3), kind)
+    parts = products.Parts(count, outer, DEVICE) if halved and kind != products.GATED else None
+    products.product(x, weight, y, count, Tile(16 if inner == 80 else 32, 64, 4, 3, across=across), kind, parts)
     assert error(y[:count], truth) < BOUND[dtype]
     assert (y[count] == 7.0).all(), "a row of nobody was written"
 

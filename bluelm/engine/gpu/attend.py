@@ -226,19 +226,22 @@ def _finish(part, part_sums, y, lead, each, chunks, G: tl.constexpr, CHUNKS: tl.
     tl.store(y + d, (out / total).to(y.dtype.element_ty))
 
 
-def attend(qkv: Tensor, keys: Tensor, values: Tensor, y: Tensor, paged: Paged, rows: int) -> None:
+def attend(
+    qkv: Tensor, keys: Tensor, values: Tensor, y: Tensor, paged: Paged, rows: int,
+    reading: shapes.Reading = shapes.READING,
+) -> None:  # fmt: skip
     """Attention of each row's new token; its key (turned) and value go to the cache.
 
     qkv: [>= rows, (heads + 2 kv_heads) * D], not yet turned; keys, values: one layer's cache [slots, kv_heads, D];
-    y: [>= rows, heads * D].
+    y: [>= rows, heads * D]. A row's numbers depend on `reading`'s step and warps, not on its programs.
     """
     kv_heads, dim = keys.shape[1:]
-    heads = y.shape[1] // dim
+    heads, chunks = y.shape[1] // dim, paged.part.shape[2]
     group = 1 if heads == kv_heads else max(GROUP_TILE, triton.next_power_of_2(heads // kv_heads))
-    splits = shapes.splits(rows, kv_heads, paged.part.shape[2])
+    splits = shapes.splits(rows * kv_heads, chunks, reading.programs)
     _attend[(kv_heads, splits, rows)](
         qkv, keys, values, y, paged.slots, paged.position, paged.tables, paged.cos, paged.sin, paged.part,
         paged.part_sums, paged.done, dim**-0.5, heads, kv_heads, group, dim, paged.block_size,
-        paged.tables.shape[1], paged.part.shape[2], paged.chunk, shapes.ATTEND_STEP, splits,
-        num_warps=shapes.ATTEND_WARPS, **launch.options(qkv.device),
+        paged.tables.shape[1], chunks, paged.chunk, reading.step, splits,
+        num_warps=reading.warps, **launch.options(qkv.device),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bluelm.engine.gpu import shapes
 from bluelm.engine.gpu.attend import Paged, attend
-from bluelm.engine.gpu.products import ADD, GATED, PLAIN, product
+from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts, product
 from bluelm.engine.gpu.rows import embed, norm
 from bluelm.engine.gpu.sample import Scratch, sample
 from bluelm.engine.gpu.states import States
@@ -57,6 +57,7 @@ class Decoder:
         self._attended = like.new_zeros(most, config.heads * config.head_dim)
         self._inner = like.new_zeros(most, config.intermediate)
         self._logits = torch.zeros(most, weights.embedding.shape[0], dtype=torch.float32, device=self.device)
+        self._parts = Parts(most, config.hidden, self.device)
         self._scratch = Scratch.make(most, self._logits.shape[1], self.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
@@ -100,7 +101,9 @@ class Decoder:
     def _layer(self, index: int, rows: int) -> None:
         layer = self.weights.layers[index]
         self._multiply("qkv", self.x, layer.qkv, self._qkv, rows, PLAIN, layer.input_norm)
-        attend(self._qkv, self.cache.keys[index], self.cache.values[index], self._attended, self._paged, rows)
+        keys, values = self.cache.keys[index], self.cache.values[index]
+        reading = shapes.READING_ALONE if rows == 1 and not self.exact else shapes.READING
+        attend(self._qkv, keys, values, self._attended, self._paged, rows, reading)
         self._multiply("o", self._attended, layer.o, self.x, rows, ADD)
         self._multiply("gate_up", self.x, layer.gate_up, self._inner, rows, GATED, layer.post_norm)
         self._multiply("down", self._inner, layer.down, self.x, rows, ADD)
@@ -111,9 +114,10 @@ class Decoder:
         """y = x W^T, or y += x W^T; gain: the weight of the norm that x goes through before, if it does."""
         weight, eps = matrix(linear), self.config.norm_eps
         if rows == 1 and not self.exact:
-            vector(x, weight, y, kind, gain=gain, eps=eps)
+            vector(x, weight, y, kind, gain=gain, eps=eps, shape=shapes.strip(name))
             return
         if gain is not None:
             norm(x, gain, self._normed, rows, eps)
             x = self._normed
-        product(x, weight, y, rows, shapes.tile(name, rows, weight.element_size()), kind)
+        parts = self._parts if name in shapes.HALVED else None
+        product(x, weight, y, rows, shapes.tile(name, rows, weight.element_size()), kind, parts)

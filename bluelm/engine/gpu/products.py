@@ -1,7 +1,7 @@
 """y = x W^T for the few rows of a decode step, on the tensor cores, at the speed at which W is read.
 
-One program makes BN outputs of all rows, its sum running over the whole of K in one fixed order, so that a row's
-numbers do not depend on how many rows there are. What follows a product is done before its result is stored: the
+One program makes BN outputs of all rows, its sum running over K, or one half of K, in one fixed order, so that a
+row's numbers do not depend on how many rows there are. What follows a product is done before its result is stored: the
 gate of the feed-forward layer, the addition to the residual.
 """
 
@@ -31,63 +31,111 @@ def _fetch_ahead(w, n, K: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr
 
 @triton.jit(do_not_specialize=["rows"])
 def _product(
-    x, w, y, rows,
+    x, w, y, part, done, rows,
     N: tl.constexpr, K: tl.constexpr, M: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    AHEAD: tl.constexpr, KIND: tl.constexpr, EARLY: tl.constexpr,
+    PARTS: tl.constexpr, AHEAD: tl.constexpr, ACROSS: tl.constexpr, KIND: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x: [rows, K]; w: [N, K], or [2 N, K] for GATED; y: [rows, N], added to where KIND is ADD."""
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    """x: [rows, K]; w: [N, K], or [2 N, K] for GATED; y: [rows, N], added to where KIND is ADD.
+
+    ACROSS: tiles are [rows, outputs] instead of [outputs, rows]. PARTS: K is cut in so many, 1 or 2, each for a
+    program of its own; part: [PARTS, M, N] float32; done: [programs] int32, zeros between launches.
+    """
+    LENGTH: tl.constexpr = tl.cdiv(tl.cdiv(K, 512), PARTS) * 512
+    first = tl.program_id(1) * LENGTH
+    count = min(LENGTH, K) if PARTS == 1 else tl.minimum(LENGTH, K - first)
+    EVEN: tl.constexpr = K % BK == 0
+    line = tl.program_id(0) * BN + tl.arange(0, BN)
+    n = tl.where(line < N, line, 0)
     m = tl.arange(0, M)
     k = tl.arange(0, BK)
-    inside = n < N
-    at = tl.where(inside, n, 0)
     if EARLY:
         gdc_launch_dependents()
         if AHEAD > 0:
-            _fetch_ahead(w, at, K, AHEAD, EARLY)
+            _fetch_ahead(w + first, n, K, AHEAD, EARLY)
             if KIND == 2:
-                _fetch_ahead(w, at + N, K, AHEAD, EARLY)
+                _fetch_ahead(w + first, n + N, K, AHEAD, EARLY)
         gdc_wait()
-    w_at = w + at.to(tl.int64)[:, None] * K + k[None, :]
-    x_at = x + m[None, :] * K + k[:, None]
-    total = tl.zeros((BN, M), tl.float32)
-    up = tl.zeros((BN, M), tl.float32)
-    for start in tl.range(0, K, BK, num_stages=STAGES):
-        if K % BK == 0:
+    if ACROSS:
+        w_at = w + n.to(tl.int64)[None, :] * K + (first + k)[:, None]
+        x_at = x + m[:, None] * K + (first + k)[None, :]
+        real = m[:, None] < rows
+        total = tl.zeros((M, BN), tl.float32)
+    else:
+        w_at = w + n.to(tl.int64)[:, None] * K + (first + k)[None, :]
+        x_at = x + m[None, :] * K + (first + k)[:, None]
+        real = m[None, :] < rows
+        total = tl.zeros((BN, M), tl.float32)
+    up = total
+    for start in tl.range(0, count, BK, num_stages=STAGES):
+        if EVEN:
             weight = tl.load(w_at + start)
-            tokens = tl.load(x_at + start, mask=m[None, :] < rows, other=0.0)
+            tokens = tl.load(x_at + start, mask=real, other=0.0)
         else:
-            weight = tl.load(w_at + start, mask=(k < K - start)[None, :], other=0.0)
-            tokens = tl.load(x_at + start, mask=(m[None, :] < rows) & (k < K - start)[:, None], other=0.0)
-        total = tl.dot(weight, tokens, total, input_precision="ieee")
+            here = (k < count - start)[:, None] if ACROSS else (k < count - start)[None, :]
+            there = (k < count - start)[None, :] if ACROSS else (k < count - start)[:, None]
+            weight = tl.load(w_at + start, mask=here, other=0.0)
+            tokens = tl.load(x_at + start, mask=real & there, other=0.0)
+        total = _dot(tokens, weight, total, ACROSS)
         if KIND == 2:
-            if K % BK == 0:
+            if EVEN:
                 weight = tl.load(w_at + N * K + start)
             else:
-                weight = tl.load(w_at + N * K + start, mask=(k < K - start)[None, :], other=0.0)
-            up = tl.dot(weight, tokens, up, input_precision="ieee")
-    y_at = y + m[None, :] * N + n[:, None]
-    wanted = inside[:, None] & (m[None, :] < rows)
-    if KIND == 2:
-        total = total * tl.sigmoid(total) * up
-    if KIND == 1:
-        total = tl.load(y_at, mask=wanted).to(tl.float32) + total
-    tl.store(y_at, total.to(y.dtype.element_ty), mask=wanted)
+                weight = tl.load(w_at + N * K + start, mask=here, other=0.0)
+            up = _dot(tokens, weight, up, ACROSS)
+    places = m[:, None] * N + line[None, :] if ACROSS else m[None, :] * N + line[:, None]
+    wanted = real & ((line < N)[None, :] if ACROSS else (line < N)[:, None])
+    last = True
+    if PARTS == 2:
+        tl.store(part + tl.program_id(1) * M * N + places, total, mask=wanted)
+        tl.debug_barrier()  # all of this part is written before it says so
+        last = tl.atomic_add(done + tl.program_id(0), 1) == 1
+        if last:
+            total += tl.load(part + (1 - tl.program_id(1)) * M * N + places, mask=wanted, cache_modifier=".cg")
+            tl.store(done + tl.program_id(0), 0)
+    if last:
+        if KIND == 2:
+            total = total * tl.sigmoid(total) * up
+        if KIND == 1:
+            total += tl.load(y + places, mask=wanted).to(tl.float32)
+        tl.store(y + places, total.to(y.dtype.element_ty), mask=wanted)
 
 
-def product(x: Tensor, weight: Tensor, y: Tensor, rows: int, tile: Tile, kind: int = PLAIN) -> None:
+@triton.jit
+def _dot(tokens, weight, total, ACROSS: tl.constexpr):
+    if ACROSS:
+        total = tl.dot(tokens, weight, total, input_precision="ieee")
+    else:
+        total = tl.dot(weight, tokens, total, input_precision="ieee")
+    return total
+
+
+class Parts:
+    """Where the halves of the sums meet: for products of `outer` outputs at most."""
+
+    def __init__(self, rows: int, outer: int, device: torch.device) -> None:
+        padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
+        self.sums = torch.empty(2 * padded * outer, dtype=torch.float32, device=device)
+        self.done = torch.zeros(triton.cdiv(outer, 16), dtype=torch.int32, device=device)
+
+
+def product(
+    x: Tensor, weight: Tensor, y: Tensor, rows: int, tile: Tile, kind: int = PLAIN, parts: Parts | None = None
+) -> None:
     """y = x W^T (PLAIN), y += x W^T (ADD), y = silu(x G^T) * (x U^T) where W is G over U (GATED).
 
     x: [>= rows, K]; weight: [N, K], or [2 N, K] for GATED; y: [>= rows, N], any float dtype; rows: at most 64.
+    parts: given, each sum is made in two halves, by two programs; not for GATED.
     """
     inner = weight.shape[1]
     outer = weight.shape[0] // 2 if kind == GATED else weight.shape[0]
     padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
     step = min(tile.inner, triton.next_power_of_2(inner))
-    aligned = inner % 512 == 0 and inner >= tile.ahead
-    _product[(triton.cdiv(outer, tile.outer),)](
-        x, weight, y, rows, outer, inner, padded, tile.outer, step, tile.stages,
-        AHEAD=tile.ahead if aligned else 0, KIND=kind, num_warps=tile.warps, num_stages=tile.stages,
+    halves = 2 if parts and inner > 512 else 1
+    aligned = inner % 512 == 0 and inner // halves >= tile.ahead
+    sums, done = (parts.sums, parts.done) if parts else (y, y)
+    _product[(triton.cdiv(outer, tile.outer), halves)](
+        x, weight, y, sums, done, rows, outer, inner, padded, tile.outer, step, tile.stages, halves,
+        tile.ahead if aligned else 0, tile.across, kind, num_warps=tile.warps, num_stages=tile.stages,
         **launch.options(x.device),
     )  # fmt: skip
 

@@ -56,23 +56,23 @@ def turned(at, cos, sin, d, D: tl.constexpr):
 @triton.jit
 def _rotate(
     qkv, positions, slots, cos, sin, query, keys, values,
-    HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, EARLY: tl.constexpr,
+    HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, SOME: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     begin(EARLY)
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1) * SOME + tl.arange(0, SOME)[:, None]
     d = tl.arange(0, D)
-    source = qkv + (token * (HEADS + 2 * KV) + head) * D
-    turn = tl.load(positions + token) * D + d
     slot = tl.load(slots + token)
-    if head < HEADS:
-        value = turned(source, tl.load(cos + turn), tl.load(sin + turn), d, D)
-        tl.store(query + (token * HEADS + head) * D + d, value.to(query.dtype.element_ty))
-    elif head < HEADS + KV:
-        value = turned(source, tl.load(cos + turn), tl.load(sin + turn), d, D)
-        tl.store(keys + (slot * KV + head - HEADS) * D + d, value.to(keys.dtype.element_ty))
-    else:
-        tl.store(values + (slot * KV + head - HEADS - KV) * D + d, tl.load(source + d))
+    turn = tl.load(positions + token) * D + d
+    source = qkv + (token * (HEADS + 2 * KV) + head) * D
+    real = head < HEADS + 2 * KV
+    here = tl.load(source + d[None, :], mask=real, other=0.0)
+    there = tl.load(source + ((d + D // 2) % D)[None, :], mask=real, other=0.0).to(tl.float32)
+    value = here.to(tl.float32) * tl.load(cos + turn)[None, :] + there * tl.load(sin + turn)[None, :]
+    value = value.to(here.dtype)
+    tl.store(query + (token * HEADS + head) * D + d[None, :], value, mask=head < HEADS)
+    tl.store(keys + (slot * KV + head - HEADS) * D + d[None, :], value, mask=(head >= HEADS) & (head < HEADS + KV))
+    tl.store(values + (slot * KV + head - HEADS - KV) * D + d[None, :], here, mask=real & (head >= HEADS + KV))
 
 
 def rotate_and_keep(
@@ -83,8 +83,9 @@ def rotate_and_keep(
     qkv: [n, (heads + 2 kv_heads) * D]; positions, slots: [n] int64; query: [n, heads, D]; keys, values: one layer's.
     """
     heads, dim, kv = query.shape[1], query.shape[2], keys.shape[1]
-    _rotate[(qkv.shape[0], heads + 2 * kv)](
-        qkv, positions, slots, cos, sin, query, keys, values, heads, kv, dim, num_warps=1,
+    some = 16
+    _rotate[(qkv.shape[0], triton.cdiv(heads + 2 * kv, some))](
+        qkv, positions, slots, cos, sin, query, keys, values, heads, kv, dim, some, num_warps=4,
         **launch.options(qkv.device),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ ROWS_PER_TILE = 16  # the fewest rows that the tensor cores multiply at once
 class Tile:
     """One program's part of a product: outer outputs, inner columns of W a time, stages of these in flight.
 
-    ahead: columns of W that are fetched into L2 before the inputs are ready.
+    ahead: columns of W that are fetched into L2 before the inputs are ready; across: see products.
     """
 
     outer: int
@@ -24,6 +24,7 @@ class Tile:
     warps: int
     stages: int
     ahead: int = 1024
+    across: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,13 @@ _TILES = {  # (matrix, rows)
     ("down", 16): Tile(16, 512, 4, 4),
 }
 STRIP = Strip(4, 2048, 4)
+_STRIPS = {
+    "qkv": Strip(4, 4096, 8),
+    "o": Strip(8, 1024, 4),
+    "down": Strip(4, 1024, 4),
+    "lm_head": Strip(2, 4096, 4),
+}
+HALVED = ("o", "down")  # few outputs: two programs share each sum, in batches of any size
 _SHARED_MEMORY_BELOW = 96 * 1024  # where there is no card to ask
 
 
@@ -64,6 +72,11 @@ def tile(matrix: str, rows: int, element_size: int) -> Tile:
     return found
 
 
+def strip(matrix: str) -> Strip:
+    """The shape for one row."""
+    return _STRIPS.get(matrix, STRIP)
+
+
 @cache
 def _shared_memory() -> int:
     """Bytes that one program may use."""
@@ -72,14 +85,23 @@ def _shared_memory() -> int:
     return getattr(torch.cuda.get_device_properties(), "shared_memory_per_block_optin", _SHARED_MEMORY_BELOW)
 
 
-ATTEND_STEP, ATTEND_WARPS = 32, 1  # tokens of the cache that one program reads at once, and its warps
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one program attends: cached tokens it reads at once, warps, and how many programs a step has at most."""
+
+    step: int
+    warps: int
+    programs: int
+
+
+READING, READING_ALONE = Reading(16, 1, 8192), Reading(32, 2, 4096)
 
 
 def chunk(context: int) -> int:
     """Tokens of a row whose sums are taken together; by the model alone, so that a row's result never varies."""
-    return max(ATTEND_STEP, triton.next_power_of_2(context) // 64)
+    return max(32, triton.next_power_of_2(context) // 64)
 
 
-def splits(rows: int, kv_heads: int, chunks: int) -> int:
-    """Programs that share one row's and one key head's chunks; decides only who computes what."""
-    return max(1, min(chunks, triton.next_power_of_2(4096 // (rows * kv_heads))))
+def splits(heads: int, chunks: int, programs: int) -> int:
+    """Programs that share one row's and one key head's chunks; heads: key heads of all rows."""
+    return max(1, min(chunks, triton.next_power_of_2(programs // heads)))
