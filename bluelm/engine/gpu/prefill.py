@@ -17,44 +17,120 @@ from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
 
 
+_GRAPH_TOKENS = (16, 32, 64, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
+_GRAPH_PIECES = 8
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The pieces' tokens one behind the other, n in all, and the cache slots of their whole rows.
+    """The pieces' tokens one behind the other, n in all, and the cache slots of their whole rows, k in all.
 
-    tokens, positions, slots: [n]; row_slots: [all the rows' tokens so far]; starts_q, starts_k: [pieces + 1] int32.
+    ids: [3 * n + k] int64: tokens, positions, slots, row_slots. starts: [2, pieces + 1] int32: where each piece
+    begins and ends among the n, and its row among the k. counts, lengths: of the pieces and of their rows.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    slots: Tensor
-    row_slots: Tensor
+    ids: Tensor
+    starts: Tensor
+    n: int
     counts: list[int]
     lengths: list[int]
-    starts_q: Tensor
-    starts_k: Tensor
+
+    @property
+    def row_slots(self) -> Tensor:
+        return self.ids[3 * self.n :]
+
+    def column(self, index: int) -> Tensor:
+        """tokens (0), positions (1) or slots (2): [n]."""
+        return self.ids[index * self.n : (index + 1) * self.n]
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A captured forward pass: fill `batch`, replay, read `x` [n, hidden]."""
+
+    batch: _Batch
+    x: Tensor
+    graph: torch.cuda.CUDAGraph
 
 
 class Prefill:
-    """Computes pieces of prompts, whole rows of them at a time; their keys and values go to the cache."""
+    """Computes pieces of prompts; their keys and values go to the cache.
+
+    spare: a slot that nobody reads, for the padding of a captured batch. context: tokens that a row has at most.
+    """
 
     def __init__(
-        self, config: LlamaConfig, weights: Weights, cache: KVCache, cos: Tensor, sin: Tensor, block_size: int
-    ) -> None:
+        self, config: LlamaConfig, weights: Weights, cache: KVCache, cos: Tensor, sin: Tensor,
+        *, block_size: int, spare: int,
+    ) -> None:  # fmt: skip
         self.config = config
         self.weights = weights
         self.cache = cache
         self.cos, self.sin = cos, sin
         self.block_size = block_size
+        self.spare = spare
         self.device = weights.norm.device
         self._flash = self.device.type == "cuda" and weights.norm.dtype in (torch.bfloat16, torch.float16)
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+
+    def capture(self) -> None:
+        """Capture the forward pass for short pieces, at the start of a row or behind a history."""
+        if not self._flash:
+            return
+        history = min(2048, self.cos.shape[0])
+        pool = None
+        for n in reversed(_GRAPH_TOKENS):
+            for length in (history, n):
+                if (n, length) not in self._graphs and length <= history:
+                    self._graphs[n, length] = self._captured(n, length, pool)
+                    pool = self._graphs[n, length].graph.pool()
+
+    def _captured(self, n: int, length: int, pool: tuple[int, int] | None) -> _Graph:
+        ids = torch.zeros(3 * n + length, dtype=torch.int64, device=self.device)
+        ids[2 * n :] = self.spare
+        starts = torch.zeros(2, _GRAPH_PIECES + 1, dtype=torch.int32, device=self.device)
+        batch = _Batch(ids, starts, n, [n], [length])
+        self._forward(batch)
+        torch.cuda.synchronize(self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            x = self._forward(batch)
+        return _Graph(batch, x, graph)
 
     def __call__(self, pieces: Sequence[Piece]) -> Tensor:
         """The residual [pieces, hidden] of each piece's last token, before the last norm."""
-        batch = self._batch(pieces)
-        x = F.embedding(batch.tokens, self.weights.embedding)
+        columns, row_slots = self._columns(pieces)
+        counts = [piece.count for piece in pieces]
+        lengths = [piece.start + piece.count for piece in pieces]
+        starts = [[0, *accumulate(counts)], [0, *accumulate(lengths)]]
+        last = sent([end - 1 for end in starts[0][1:]], torch.int64, self.device)
+        fitting = [key for key in self._graphs if key[0] >= sum(counts) and key[1] >= sum(lengths)]
+        if fitting and len(pieces) <= _GRAPH_PIECES:
+            return self._replayed(self._graphs[min(fitting)], columns, row_slots, starts)[last]
+        ids = sent([*columns[0], *columns[1], *columns[2], *row_slots], torch.int64, self.device)
+        batch = _Batch(ids, sent(starts, torch.int32, self.device), sum(counts), counts, lengths)
+        return self._forward(batch)[last]
+
+    def _replayed(
+        self, graph: _Graph, columns: list[list[int]], row_slots: list[int], starts: list[list[int]]
+    ) -> Tensor:
+        batch = graph.batch
+        tokens, positions, slots = columns
+        rest = [0] * (batch.n - len(tokens))
+        ids = [*tokens, *rest, *positions, *rest, *slots, *[self.spare] * len(rest), *row_slots]
+        ids += [self.spare] * (batch.ids.shape[0] - len(ids))
+        batch.ids.copy_(sent(ids, torch.int64, self.device))
+        missing = _GRAPH_PIECES + 1 - len(starts[0])
+        batch.starts.copy_(sent([each + [each[-1]] * missing for each in starts], torch.int32, self.device))
+        graph.graph.replay()
+        return graph.x
+
+    def _forward(self, batch: _Batch) -> Tensor:
+        """The residual [n, hidden]."""
+        x = F.embedding(batch.column(0), self.weights.embedding)
         for index, layer in enumerate(self.weights.layers):
             self._layer(x, index, layer, batch)
-        return x.index_select(0, batch.starts_q[1:] - 1)
+        return x
 
     def _layer(self, x: Tensor, index: int, layer: Layer, batch: _Batch) -> None:
         """Adds what the layer says to the residual x [n, hidden]."""
@@ -63,7 +139,7 @@ class Prefill:
         norm(x, layer.input_norm, normed, count, config.norm_eps)
         keys, values = self.cache.keys[index], self.cache.values[index]
         qkv = F.linear(normed, matrix(layer.qkv))
-        rotate_and_keep(qkv, batch.positions, batch.slots, self.cos, self.sin, query, keys, values)
+        rotate_and_keep(qkv, batch.column(1), batch.column(2), self.cos, self.sin, query, keys, values)
         attended = self._attend(
             query, keys.index_select(0, batch.row_slots), values.index_select(0, batch.row_slots), batch
         )
@@ -77,7 +153,7 @@ class Prefill:
         """Causal attention, each piece at the end of its row. query: [n, heads, D]; keys, values: [k, kv_heads, D]."""
         if self._flash:
             out = torch.ops.aten._flash_attention_forward(
-                query, keys, values, batch.starts_q, batch.starts_k, max(batch.counts), max(batch.lengths),
+                query, keys, values, batch.starts[0], batch.starts[1], max(batch.counts), max(batch.lengths),
                 0.0, True, False,
             )[0]  # fmt: skip
             return out.reshape(query.shape[0], -1)
@@ -89,7 +165,8 @@ class Prefill:
         ]
         return torch.cat(parts)
 
-    def _batch(self, pieces: Sequence[Piece]) -> _Batch:
+    def _columns(self, pieces: Sequence[Piece]) -> tuple[list[list[int]], list[int]]:
+        """Tokens, positions and slots of the pieces, and the slots of their whole rows."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -102,13 +179,7 @@ class Prefill:
             positions += range(piece.start, end)
             slots += here[piece.start :]
             row_slots += here
-        counts = [piece.count for piece in pieces]
-        lengths = [piece.start + piece.count for piece in pieces]
-        starts = sent([[0, *accumulate(counts)], [0, *accumulate(lengths)]], torch.int32, self.device)
-        n = len(tokens)
-        whole = sent(tokens + positions + slots + row_slots, torch.int64, self.device)
-        new, places, row_places = whole[:n], whole[n : 2 * n], whole[3 * n :]
-        return _Batch(new, places, whole[2 * n : 3 * n], row_places, counts, lengths, starts[0], starts[1])
+        return [tokens, positions, slots], row_slots
 
 
 def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

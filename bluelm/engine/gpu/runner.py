@@ -66,13 +66,14 @@ class GpuRunner:
             config, weights, self.cache, self.states, cos, sin, rows=max_running, block_size=block_size, vocab=vocab,
             exact=exact,
         )  # fmt: skip
-        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size)
+        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, spare=blocks * block_size)
         self._slots: list[int] = []
         self._ahead: _Launch | None = None
         pinned = self.device.type == "cuda"
         self._buffers = [torch.zeros(max_running + 1, dtype=torch.int32, pin_memory=pinned) for _ in range(_BUFFERS)]
         with torch.inference_mode():
             self._decoder.capture()
+            self._prefill.capture()
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
