@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from bluelm.engine.gpu.rows import gate, norm, rotate_and_keep
 from bluelm.engine.gpu.states import sent
 from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
-
 
 _GRAPH_TOKENS = (16, 32, 64, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
 _GRAPH_PIECES = 8
@@ -79,13 +79,13 @@ class Prefill:
             return
         history = min(2048, self.cos.shape[0])
         pool = None
-        for n in reversed(_GRAPH_TOKENS):
+        for n in (n for n in reversed(_GRAPH_TOKENS) if n <= history):
             for length in (history, n):
-                if (n, length) not in self._graphs and length <= history:
+                if (n, length) not in self._graphs:
                     self._graphs[n, length] = self._captured(n, length, pool)
                     pool = self._graphs[n, length].graph.pool()
 
-    def _captured(self, n: int, length: int, pool: tuple[int, int] | None) -> _Graph:
+    def _captured(self, n: int, length: int, pool: Any) -> _Graph:
         ids = torch.zeros(3 * n + length, dtype=torch.int64, device=self.device)
         ids[2 * n :] = self.spare
         starts = torch.zeros(2, _GRAPH_PIECES + 1, dtype=torch.int32, device=self.device)
