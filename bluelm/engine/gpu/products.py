@@ -55,16 +55,7 @@ def _product(
             if KIND == 2:
                 _fetch_ahead(w + first, n + N, K, AHEAD, EARLY)
         gdc_wait()
-    if ACROSS:
-        w_at = w + n.to(tl.int64)[None, :] * K + (first + k)[:, None]
-        x_at = x + m[:, None] * K + (first + k)[None, :]
-        real = m[:, None] < rows
-        total = tl.zeros((M, BN), tl.float32)
-    else:
-        w_at = w + n.to(tl.int64)[:, None] * K + (first + k)[None, :]
-        x_at = x + m[None, :] * K + (first + k)[:, None]
-        real = m[None, :] < rows
-        total = tl.zeros((BN, M), tl.float32)
+    w_at, x_at, real, total = _tile(x, w, n, m, first + k, rows, K, M, BN, ACROSS)
     up = total
     for start in tl.range(0, count, BK, num_stages=STAGES):
         if EVEN:
@@ -98,6 +89,22 @@ def _product(
         if KIND == 1:
             total += tl.load(y + places, mask=wanted).to(tl.float32)
         tl.store(y + places, total.to(y.dtype.element_ty), mask=wanted)
+
+
+@triton.jit
+def _tile(x, w, n, m, k, rows, K: tl.constexpr, M: tl.constexpr, BN: tl.constexpr, ACROSS: tl.constexpr):
+    """Where a tile's first weights and tokens are, which rows are real, and sums of zero."""
+    if ACROSS:
+        w_at = w + n.to(tl.int64)[None, :] * K + k[:, None]
+        x_at = x + m[:, None] * K + k[None, :]
+        real = m[:, None] < rows
+        total = tl.zeros((M, BN), tl.float32)
+    else:
+        w_at = w + n.to(tl.int64)[:, None] * K + k[None, :]
+        x_at = x + m[None, :] * K + k[:, None]
+        real = m[None, :] < rows
+        total = tl.zeros((BN, M), tl.float32)
+    return w_at, x_at, real, total
 
 
 @triton.jit
