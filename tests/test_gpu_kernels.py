@@ -11,7 +11,7 @@ import torch
 from bluelm.engine.attention import paged_attention
 from bluelm.engine.runner import Runner
 from bluelm.engine.sampler import sample_row
-from bluelm.engine.scheduler import BlockPool, Row, Scheduler
+from bluelm.engine.scheduler import BlockPool, Piece, Row, Scheduler
 from bluelm.types import SamplingParams
 from tests.tiny import BLOCK, GREEDY, VOCAB, row, step, tiny_llama
 
@@ -116,7 +116,7 @@ def plain_attention(qkv, keys, values, tables, positions, cos, sin, heads):  # t
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("heads, kv, dim", [(2, 2, 32), (6, 2, 16)])
 def test_attention_over_blocks_in_any_order(dtype: torch.dtype, heads: int, kv: int, dim: int) -> None:
-    positions = [0, 15, 16, 127, 128, 300]
+    positions = [0, 15, 16, 31, 32, 75] if INTERPRETED else [0, 15, 16, 127, 128, 300]
     blocks, context = 20, 320
     flat = torch.randperm(6 * blocks).tolist()
     tables = [flat[i * blocks : (i + 1) * blocks] for i in range(6)]
@@ -175,7 +175,7 @@ def test_greedy_and_broken_rows() -> None:
 )
 def test_draws_follow_the_allowed_probabilities(top_k: int, top_p: float, temperature: float) -> None:
     """Many rows with the same logits and different seeds; the frequencies against the exact probabilities."""
-    count = 60 if INTERPRETED else 4000
+    count = 40 if INTERPRETED else 4000
     logits = torch.randn(12)
     weights = torch.softmax(logits.double() / temperature, 0).sort(descending=True)
     chance, ids = weights.values.clone(), weights.indices
@@ -228,7 +228,7 @@ def test_greedy_tokens_equal_the_plain_runner(kv_heads: int) -> None:
     """Prompts in pieces, more rows than run at once, a cache so small that rows are put back."""
     model, _ = tiny_llama(kv_heads=kv_heads)
     lengths = (30, 1, 14) if INTERPRETED else (5, 33, 1, 20, 47, 16, 15)
-    new = 5 if INTERPRETED else 40
+    new = 4 if INTERPRETED else 40
     plain, _ = answers(Runner, model, prompts(*lengths), new)
     blocks = 4 if INTERPRETED else 12
     ours, scheduler = answers(on_card, moved(model), prompts(*lengths), new, blocks=blocks)
@@ -238,9 +238,9 @@ def test_greedy_tokens_equal_the_plain_runner(kv_heads: int) -> None:
 
 def test_a_seed_gives_the_same_text_in_any_company() -> None:
     model, _ = tiny_llama(kv_heads=4)
-    params = SamplingParams(temperature=0.9, top_p=0.9, top_k=30, repetition_penalty=1.2)
+    params = SamplingParams(temperature=0.9, top_p=0.9, top_k=0 if INTERPRETED else 30, repetition_penalty=1.2)
     new = 2 if INTERPRETED else 40
-    first, *others = prompts(9, 20)
+    first, *others = prompts(9, 4)
     alone, _ = answers(on_card, moved(model), [first], new, params=params)
     among, _ = answers(on_card, moved(model), [first, *others], new, params=params)
     assert among[0] == alone[0]
@@ -250,7 +250,28 @@ def test_a_seed_gives_the_same_text_in_any_company() -> None:
     assert fast[0] == alone[0]  # in float32 the faster way for one row hardly differs
 
 
-def moved(model):  # type: ignore[no-untyped-def]
+@pytest.mark.skipif(INTERPRETED, reason="needs PyTorch's attention kernels for CUDA")
+def test_pieces_of_prompts_by_graph_and_without() -> None:
+    """In bfloat16, at the start of rows and behind a history, against plain attention."""
+    model, _ = tiny_llama(kv_heads=2)
+    runner = on_card(moved(model, torch.bfloat16), blocks=64, block_size=BLOCK, vocab=VOCAB)
+    prefill = runner._prefill
+    made = [row(str(i), prompt, 1) for i, prompt in enumerate(prompts(33, 90, 20))]
+    for i, each in enumerate(made):
+        each.blocks = list(range(i * 7, i * 7 + 7))
+    first = [Piece(each, 0, 17) for each in made]
+    second = [Piece(each, 17, len(each.tokens) - 17) for each in made]
+    results = []
+    for flash, graphs in ((True, prefill._graphs), (True, {}), (False, {})):
+        prefill._flash, prefill._graphs = flash, dict(graphs)
+        with torch.inference_mode():
+            runner.cache.keys.fill_(torch.nan)
+            results.append(torch.cat((prefill(first), prefill(second), prefill([Piece(made[1], 0, 90)]))).clone())
+    for result in results[:2]:
+        assert error(result, results[2]) < BOUND[torch.bfloat16]
+
+
+def moved(model, dtype=torch.float32):  # type: ignore[no-untyped-def]
     """The model on the device under test."""
     from dataclasses import replace
 
@@ -258,18 +279,18 @@ def moved(model):  # type: ignore[no-untyped-def]
     from bluelm.engine.model import Llama
 
     def dense(linear: Dense) -> Dense:
-        return Dense(linear.weight.to(DEVICE))
+        return Dense(linear.weight.to(DEVICE, dtype))
 
     weights = model.weights
     layers = [
         replace(
-            layer, input_norm=layer.input_norm.to(DEVICE), post_norm=layer.post_norm.to(DEVICE), qkv=dense(layer.qkv),
-            o=dense(layer.o), gate_up=dense(layer.gate_up), down=dense(layer.down),
+            layer, input_norm=layer.input_norm.to(DEVICE, dtype), post_norm=layer.post_norm.to(DEVICE, dtype),
+            qkv=dense(layer.qkv), o=dense(layer.o), gate_up=dense(layer.gate_up), down=dense(layer.down),
         )
         for layer in weights.layers
     ]  # fmt: skip
     there = replace(
-        weights, embedding=weights.embedding.to(DEVICE), layers=tuple(layers), norm=weights.norm.to(DEVICE),
-        lm_head=dense(weights.lm_head),
+        weights, embedding=weights.embedding.to(DEVICE, dtype), layers=tuple(layers),
+        norm=weights.norm.to(DEVICE, dtype), lm_head=dense(weights.lm_head),
     )  # fmt: skip
     return Llama(model.config, there)

@@ -238,10 +238,11 @@ def attend(
     kv_heads, dim = keys.shape[1:]
     heads, chunks = y.shape[1] // dim, paged.part.shape[2]
     group = 1 if heads == kv_heads else max(GROUP_TILE, triton.next_power_of_2(heads // kv_heads))
+    step = reading.step if group == 1 else max(reading.step, GROUP_TILE)
     splits = shapes.splits(rows * kv_heads, chunks, reading.programs)
     _attend[(kv_heads, splits, rows)](
         qkv, keys, values, y, paged.slots, paged.position, paged.tables, paged.cos, paged.sin, paged.part,
         paged.part_sums, paged.done, dim**-0.5, heads, kv_heads, group, dim, paged.block_size,
-        paged.tables.shape[1], chunks, paged.chunk, reading.step, splits,
+        paged.tables.shape[1], chunks, paged.chunk, step, splits,
         num_warps=reading.warps, **launch.options(qkv.device),
     )  # fmt: skip

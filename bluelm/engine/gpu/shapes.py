@@ -40,11 +40,18 @@ _DEFAULT = Tile(64, 128, 4, 4)
 _TILES = {  # (matrix, rows)
     ("qkv", 16): Tile(32, 256, 4, 4),
     ("qkv", 32): Tile(32, 128, 4, 5),
-    ("qkv", 64): Tile(32, 128, 4, 4),
-    ("o", 16): Tile(16, 512, 4, 4),
-    ("gate_up", 16): Tile(32, 256, 4, 4),
-    ("gate_up", 32): Tile(16, 256, 4, 3),
-    ("down", 16): Tile(16, 512, 4, 4),
+    ("qkv", 64): Tile(32, 128, 4, 3, across=True),
+    ("o", 16): Tile(64, 256, 4, 3),
+    ("o", 32): Tile(32, 256, 4, 4, across=True),
+    ("o", 64): Tile(64, 128, 4, 4, across=True),
+    ("gate_up", 16): Tile(32, 256, 4, 4, across=True),
+    ("gate_up", 32): Tile(32, 256, 4, 4),
+    ("gate_up", 64): Tile(32, 128, 4, 4, across=True),
+    ("down", 16): Tile(64, 256, 4, 3),
+    ("down", 64): Tile(64, 128, 4, 4, across=True),
+    ("lm_head", 16): Tile(64, 256, 4, 3),
+    ("lm_head", 32): Tile(32, 256, 4, 3),
+    ("lm_head", 64): Tile(64, 128, 4, 3, across=True),
 }
 STRIP = Strip(4, 2048, 4)
 _STRIPS = {
@@ -94,7 +101,7 @@ class Reading:
     programs: int
 
 
-READING, READING_ALONE = Reading(16, 1, 8192), Reading(32, 2, 4096)
+READING, READING_ALONE = Reading(8, 1, 2048), Reading(32, 2, 2048)
 
 
 def chunk(context: int) -> int:
