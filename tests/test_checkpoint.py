@@ -16,7 +16,8 @@ from transformers import LlamaForCausalLM
 
 from bluelm.engine.attention import Span, Step
 from bluelm.engine.checkpoint import Checkpoint
-from bluelm.engine.folder_weights import folder_config, load_folder
+from bluelm.engine.folder_config import folder_config
+from bluelm.engine.folder_weights import load_folder
 from bluelm.engine.model import KVCache, Llama
 from bluelm.errors import CheckpointError
 from tests import reference
@@ -177,7 +178,15 @@ def no_weights(path: Path) -> None:
 
 def index_lies(path: Path) -> None:
     write_checkpoint(path, form="safetensors", shards=2)
-    save_file({"other": torch.ones(1)}, path / "model-00002-of-00002.safetensors")
+    save_file({"model.norm.weight": torch.ones(64)}, path / "model-00002-of-00002.safetensors")
+
+
+def index_is_silent(path: Path) -> None:
+    write_checkpoint(path, form="safetensors", shards=2)
+    index = path / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    del told["weight_map"]["lm_head.weight"]
+    index.write_text(json.dumps(told))
 
 
 class Evil:
@@ -215,6 +224,7 @@ SPOILED = [
     (shard_gone, "00002-of-00003"),
     (no_weights, "incomplete"),
     (index_lies, "does not hold"),
+    (index_is_silent, "index does not name"),
     (pickled_code, r"pytorch_model\.bin"),
     (broken_config, r"config\.json"),
 ]

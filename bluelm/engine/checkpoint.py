@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bluelm.engine.tensor_file import TensorFile, open_tensors, refuse_stub
 from bluelm.errors import CheckpointError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference, each also in shards
+OTHER_WEIGHTS = "*.safetensors"  # AutoGPTQ's and GPTQ-for-LLaMa's tools name their one file as they like
+LEFTOVERS = ("*.incomplete", "*.part", "._____temp", ".cache/huggingface/download/*.incomplete")
 OPEN_SHARDS = 2  # matrices that belong together may lie on either side of a seam
 
 
@@ -29,9 +29,13 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is not a folder: name the folder of a checkpoint.")
+        for file in sorted([*path.glob("*.json"), *path.glob("tokenizer.*")]):
+            refuse_stub(file)
         self.config = read_json(path / "config.json")
+        self._open: OrderedDict[Path, TensorFile] = OrderedDict()
         self._file_of = self._directory()
-        self._open: OrderedDict[Path, Callable[[str], Tensor]] = OrderedDict()
 
     @property
     def names(self) -> set[str]:
@@ -47,53 +51,75 @@ class Checkpoint:
         return sum(file.stat().st_size for file in self.files)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor as stored, on the CPU; mapped from the file where its format allows."""
+        """One tensor as stored, on the CPU, mapped from its file: use it or copy it, but do not keep it.
+
+        A file stays mapped for as long as a tensor of it lives.
+        """
         file = self._file_of.get(name)
         if file is None:
             raise CheckpointError(
                 f"{name} is missing in {self.path}: the checkpoint is incomplete; download it again.", tensor=name
             )
-        if file not in self._open:
-            self._open[file] = _reader(file)
-            while len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(file)
-        try:
-            return self._open[file](name)
-        except (KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{file.name} does not hold {name}, which its index promises: download {self.path} again.", tensor=name
-            ) from error
+        return self._shard(file).tensor(name)
 
     def close(self) -> None:
         self._open.clear()
 
+    def _shard(self, file: Path) -> TensorFile:
+        if file not in self._open:
+            shard = open_tensors(file)
+            promised = {name for name, place in self._file_of.items() if place == file}
+            if extra := sorted(shard.names - promised):
+                raise CheckpointError(
+                    f"{file} holds {len(extra)} tensors that its index does not name ({extra[0]}): they are not of the "
+                    f"same download; download {self.path} again.",
+                    tensor=extra[0],
+                )
+            self._open[file] = shard
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(file)
+        return self._open[file]
+
     def _directory(self) -> dict[str, Path]:
-        if not self.path.is_dir():
-            raise CheckpointError(f"{self.path} is not a folder: name the folder of a checkpoint.")
-        for file in WEIGHTS:
-            index = self.path / f"{file}.index.json"
+        for name in WEIGHTS:
+            index = self.path / f"{name}.index.json"
             if index.exists():
                 return self._sharded(index)
-            if (self.path / file).exists():
-                return dict.fromkeys(_names(self.path / file), self.path / file)
-        unfinished = sorted(
-            p.name for pattern in ("*.incomplete", "._____temp", "*.part") for p in self.path.glob(pattern)
+            if (self.path / name).exists():
+                return self._single(self.path / name)
+        others = sorted(self.path.glob(OTHER_WEIGHTS))
+        if len(others) == 1:
+            return self._single(others[0])
+        what = f"{len(others)} .safetensors files but no index of them" if others else "no weights"
+        raise CheckpointError(
+            f"{self.path} has {what}{self._leftovers()}: download the checkpoint, or finish its download."
         )
-        found = f" ({', '.join(unfinished)} is left of a download)" if unfinished else ""
-        raise CheckpointError(f"{self.path} has no weights{found}: download the checkpoint, or finish its download.")
+
+    def _single(self, file: Path) -> dict[str, Path]:
+        self._open[file] = open_tensors(file)
+        return dict.fromkeys(self._open[file].names, file)
 
     def _sharded(self, index: Path) -> dict[str, Path]:
         file_of = read_json(index).get("weight_map")
         if not isinstance(file_of, dict) or not file_of:
             raise CheckpointError(f"{index} has no weight_map: download it again.")
-        missing = sorted({name for name in file_of.values() if not (self.path / name).is_file()})
+        files = set(file_of.values())
+        if any(not isinstance(name, str) or Path(name).name != name for name in files):
+            raise CheckpointError(f"{index} names files outside its folder: download it again.")
+        missing = sorted(name for name in files if not (self.path / name).is_file())
         if missing:
             raise CheckpointError(
-                f"{self.path} lacks {len(missing)} of {len(set(file_of.values()))} weight files ({missing[0]}, ...): "
-                "finish the download."
+                f"{self.path} lacks {len(missing)} of {len(files)} weight files "
+                f"({', '.join(missing[:3])}{', ...' if missing[3:] else ''}){self._leftovers()}: finish the download."
             )
+        for name in sorted(files):
+            refuse_stub(self.path / name)
         return {name: self.path / file for name, file in file_of.items()}
+
+    def _leftovers(self) -> str:
+        found = sorted(file.name for pattern in LEFTOVERS for file in self.path.glob(pattern))
+        return f"; {', '.join(found[:3])} is left of a download that was cut off" if found else ""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -107,47 +133,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} is not a JSON object: download it again.")
     return value
-
-
-def _names(file: Path) -> list[str]:
-    if file.suffix == ".safetensors":
-        with _whole(file), safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    return list(_unpickled(file))
-
-
-def _reader(file: Path) -> Callable[[str], Tensor]:
-    if file.suffix == ".safetensors":
-        with _whole(file):
-            return safe_open(file, framework="pt").get_tensor
-    tensors = _unpickled(file)
-    return tensors.__getitem__
-
-
-def _unpickled(file: Path) -> Mapping[str, Tensor]:
-    with _whole(file):
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{file} holds something else than tensors: download it again.")
-    return tensors
-
-
-class _whole:
-    """Turns a library's complaint about a damaged file into one that names it and says what happened."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        with self.file.open("rb") as opened:
-            start = opened.read(40)
-        if not start:
-            raise CheckpointError(f"{self.file} is empty: download it again.")
-        if start.startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{self.file} is only a git-lfs pointer: run `git lfs pull` there, or download it.")
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            raise CheckpointError(
-                f"{self.file} is damaged or half downloaded ({str(error).splitlines()[0][:120]}): download it again."
-            ) from error

@@ -107,7 +107,8 @@ def _open_gguf(path: Path, *, demo: bool) -> _Opened:
 
 def _open_folder(path: Path) -> _Opened:
     from bluelm.engine.checkpoint import Checkpoint
-    from bluelm.engine.folder_weights import folder_config, load_folder
+    from bluelm.engine.folder_config import folder_config
+    from bluelm.engine.folder_weights import load_folder
 
     checkpoint = Checkpoint(path)
     config, tokenizer = folder_config(checkpoint), from_folder(path)

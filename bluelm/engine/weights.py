@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -25,21 +26,34 @@ PARTS = {
     "norm": ("model.norm",),
     "lm_head": ("lm_head",),
 }
+OUTSIDE = ("embedding", "norm", "lm_head")  # of the layers
 
 
 def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Of each tensor in PARTS."""
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     return {
-        "input_norm": (config.hidden,),
-        "qkv": (queries + 2 * keys, config.hidden),
-        "o": (config.hidden, queries),
-        "post_norm": (config.hidden,),
-        "gate_up": (2 * config.intermediate, config.hidden),
-        "down": (config.hidden, config.intermediate),
-        "embedding": (config.vocab, config.hidden),
-        "norm": (config.hidden,),
+        "input_layernorm": (config.hidden,),
+        "self_attn.q_proj": (queries, config.hidden),
+        "self_attn.k_proj": (keys, config.hidden),
+        "self_attn.v_proj": (keys, config.hidden),
+        "self_attn.o_proj": (config.hidden, queries),
+        "post_attention_layernorm": (config.hidden,),
+        "mlp.gate_proj": (config.intermediate, config.hidden),
+        "mlp.up_proj": (config.intermediate, config.hidden),
+        "mlp.down_proj": (config.hidden, config.intermediate),
+        "model.embed_tokens": (config.vocab, config.hidden),
+        "model.norm": (config.hidden,),
         "lm_head": (config.vocab, config.hidden),
     }
+
+
+def numbers(config: LlamaConfig, *, tied: bool) -> int:
+    """How many numbers such a model has."""
+    shapes = _shapes(config)
+    sizes = {part: sum(prod(shapes[name]) for name in names) for part, names in PARTS.items()}
+    outside = sum(sizes[part] for part in OUTSIDE if not (tied and part == "lm_head"))
+    return outside + config.layers * sum(size for part, size in sizes.items() if part not in OUTSIDE)
 
 
 def assemble(
@@ -52,21 +66,32 @@ def assemble(
 ) -> Weights:
     """Weights from tensors given by Llama's usual names ("model.layers.0.self_attn.q_proj.weight").
 
-    fetch: gives one tensor, in the dtype and on the device it is to have, or in 4 bits; called once per name.
+    fetch: gives one tensor, in the dtype and on the device it is to have, or in 4 bits; called once per name, in the
+    order in which checkpoints are written, so that a shard is done with before the next but one is begun.
     dtype: what the model computes in (needed where tensors are in 4 bits).
+    progress: called with the share of the model's numbers that is there, 0 to 1.
     Raises CheckpointError, which names the tensor.
     """
     shapes = _shapes(config)
+    total, done = numbers(config, tied=tied), 0
+
+    def one(name: str, prefix: str) -> Stored:
+        nonlocal done
+        found = fetch(f"{prefix}{name}.weight")
+        check_shape(found, shapes[name], f"{prefix}{name}.weight")
+        done += prod(shapes[name])
+        progress(done / total)
+        return found
 
     def matrix(part: str, prefix: str = "") -> Stored:
-        names = [f"{prefix}{name}.weight" for name in PARTS[part]]
-        return _checked(joined([fetch(name) for name in names]), shapes[part], " + ".join(names))
+        return joined([one(name, prefix) for name in PARTS[part]])
 
     def vector(part: str, prefix: str = "") -> Tensor:
         found = matrix(part, prefix)
         assert isinstance(found, Tensor)
         return found
 
+    embedding = vector("embedding")
     layers = []
     for index in range(config.layers):
         prefix = f"model.layers.{index}."
@@ -79,22 +104,19 @@ def assemble(
             down=linear(matrix("down", prefix), dtype),
         )
         layers.append(layer)
-        progress((index + 1) / (config.layers + 1))
-    embedding = vector("embedding")
+    norm = vector("norm")
     head = linear(embedding if tied else matrix("lm_head"), dtype)
-    weights = Weights(embedding, tuple(layers), vector("norm"), head, tied)
-    progress(1.0)
-    return weights
+    return Weights(embedding, tuple(layers), norm, head, tied)
 
 
-def _checked(stored: Stored, shape: tuple[int, ...], name: str) -> Stored:
+def check_shape(stored: Stored, shape: tuple[int, ...], name: str) -> None:
+    """Raises CheckpointError, which names the tensor and both shapes."""
     if shape_of(stored) != shape:
         raise CheckpointError(
             f"{name} has the shape {shape_of(stored)}, the model's config asks for {shape}: "
             "the checkpoint is damaged or of another model; download it again.",
             tensor=name,
         )
-    return stored
 
 
 def from_state_dict(config: LlamaConfig, tensors: Mapping[str, Tensor]) -> Weights:
