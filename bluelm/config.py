@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("", description="a model folder or .gguf file; empty: the embedded demo model")
+    kind: Literal["auto", "chat", "base"] = Field("auto", description="chat, or plain completion; auto: by its name")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: one per core")

@@ -78,15 +78,20 @@ def write_checkpoint(
     tensors: dict[str, Tensor] | None = None,
     form: str = "bin",
     shards: int = 1,
+    mixed: bool = False,
 ) -> dict[str, Tensor]:
-    """A whole folder: config, tokenizer, weights. form: "bin" or "safetensors". Gives the tensors written."""
+    """A whole folder: config, tokenizer, weights. Gives the tensors written.
+
+    form: "bin" or "safetensors". mixed: tensors are dealt out to the shards one by one instead of in order.
+    """
     config = config or bluelm_config()
     tensors = tensors or random_tensors(config)
     bluelm_tokenizer_folder(path)
     (path / "config.json").write_text(json.dumps(config))
     names = list(tensors)
     stem, ending = ("pytorch_model", ".bin") if form == "bin" else ("model", ".safetensors")
-    parts = [names[i::shards] for i in range(shards)]
+    long = -(-len(names) // shards)
+    parts = [names[i::shards] if mixed else names[i * long : (i + 1) * long] for i in range(shards)]
     files = [f"{stem}-{i + 1:05}-of-{shards:05}{ending}" if shards > 1 else stem + ending for i in range(shards)]
     for file, part in zip(files, parts, strict=True):
         content = {name: tensors[name].clone() for name in part}

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from bluelm.config import load_settings
 from bluelm.engine.client import EngineProcess
-from bluelm.engine.loader import load
-from bluelm.engine.tokenizer import from_folder
+from bluelm.engine.core import Request
+from bluelm.engine.identity import folder_defaults, folder_kind, folder_name
+from bluelm.engine.intake import admit
+from bluelm.engine.loader import embedded_model, load
+from bluelm.engine.selftest import check
+from bluelm.engine.tokenizer import Tokenizer, from_folder
 from bluelm.errors import CheckpointError, SettingError, WrongModelKind
+from bluelm.prompt import Part
 from bluelm.types import Message, ModelKind, Phase, Role, SamplingParams
 from tests import reference
 from tests.checkpoints import bluelm_config, random_tensors, write_checkpoint
@@ -53,45 +59,132 @@ def test_a_bluelm_folder_chats_over_several_turns_as_the_original_would(tmp_path
 
 def test_ids_beyond_the_tokenizer_are_never_sampled(tmp_path: Path) -> None:
     tensors = random_tensors(bluelm_config())
-    size = write_and_size(tmp_path / "m", tensors)
-    loaded = load(load_settings(model=str(tmp_path / "m"), dtype="float32"), quiet)
-    assert loaded.core.runner.vocab == size < bluelm_config()["vocab_size"]  # type: ignore[attr-defined]
+    write_checkpoint(tmp_path, tensors=tensors)
+    size = from_folder(tmp_path).size
+    tensors["lm_head.weight"][size:] *= 100  # what the padding of the table holds is nobody's business
+    write_checkpoint(tmp_path, tensors=tensors)
+    assert size < bluelm_config()["vocab_size"]
+    for temperature in (0.0, 1.0):
+        core = load(load_settings(model=str(tmp_path)), quiet).core
+        params = SamplingParams(temperature=temperature, top_p=0.9)
+        core.add(Request("a", [1, 5, 6], params, seed=3, max_new=40, accepted_at=time.monotonic()))
+        row = core._answers["a"].row
+        while not core.idle:
+            core.step()
+        assert len(row.tokens) > 4 and max(row.tokens) < size
 
 
-def write_and_size(path: Path, tensors: dict[str, torch.Tensor]) -> int:
-    write_checkpoint(path, tensors=tensors)
-    return from_folder(path).size
+NAMES = [
+    ("BlueLM-7B-Base", "", ModelKind.BASE),
+    ("bluelm-7b-base-32k", "", ModelKind.BASE),
+    ("BlueLM-7B-Chat-4bits", "vivo-ai/BlueLM-7B-Base", ModelKind.CHAT),
+    ("my_base_model", "", ModelKind.BASE),
+    ("my-chat", "vivo-ai/BlueLM-7B-Base", ModelKind.CHAT),
+    ("database-assistant", "", ModelKind.CHAT),
+    ("weights", "vivo-ai/BlueLM-7B-Base/", ModelKind.BASE),
+    ("weights", "", ModelKind.CHAT),
+    ("models--vivo-ai--BlueLM-7B-Base/snapshots/0123abc", "", ModelKind.BASE),
+]
 
 
-def test_a_base_model_is_known_by_its_name_and_refuses_chat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name, trained_from, kind", NAMES)
+def test_chat_or_base_is_told_by_the_name(tmp_path: Path, name: str, trained_from: str, kind: ModelKind) -> None:
+    config = {"model_type": "BlueLM", "_name_or_path": trained_from}
+    assert folder_kind(tmp_path / name, config, wanted="auto", templated=True) is kind
+
+
+def test_a_model_in_the_hubs_cache_is_named_after_its_repository(tmp_path: Path) -> None:
+    assert folder_name(tmp_path / "models--vivo-ai--BlueLM-7B-Chat" / "snapshots" / "0123abc") == "BlueLM-7B-Chat"
+    assert folder_name(tmp_path / "BlueLM-7B-Chat") == "BlueLM-7B-Chat"
+
+
+def test_the_setting_has_the_last_word_on_the_kind(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "BlueLM-7B-Base")
-    loaded = load(load_settings(model=str(tmp_path / "BlueLM-7B-Base"), dtype="float32"), quiet)
-    assert loaded.info.kind is ModelKind.BASE and loaded.tokenizer.template is None
-    from bluelm.engine.intake import admit
+    settings = load_settings(model=str(tmp_path / "BlueLM-7B-Base"), kind="chat")
+    assert load(settings, quiet).info.kind is ModelKind.CHAT
+    with pytest.raises(SettingError, match="BLUELM_KIND is chat"):
+        folder_kind(tmp_path, {"model_type": "llama"}, wanted="chat", templated=False)
+    assert folder_kind(tmp_path, {"model_type": "llama"}, wanted="auto", templated=False) is ModelKind.BASE
+    with pytest.raises(SettingError, match="BLUELM_KIND is base"):
+        load(load_settings(model=str(embedded_model()), kind="base"), quiet)
 
+
+def test_a_bluelm_without_its_markers_does_not_pass_for_a_base_model(tmp_path: Path) -> None:
+    config = {"model_type": "BlueLM"}
+    with pytest.raises(CheckpointError, match="lacks BlueLM's chat markers"):
+        folder_kind(tmp_path / "BlueLM-7B-Chat", config, wanted="auto", templated=False)
+    assert folder_kind(tmp_path / "BlueLM-7B-Base", config, wanted="auto", templated=False) is ModelKind.BASE
+
+
+def test_a_base_model_refuses_chat_and_writes_on_past_a_marker(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "BlueLM-7B-Base")
+    loaded = load(load_settings(model=str(tmp_path / "BlueLM-7B-Base")), quiet)
+    assert loaded.info.kind is ModelKind.BASE and loaded.tokenizer.template is None
+    assert loaded.tokenizer.stop_ids == {2}
     with pytest.raises(WrongModelKind):
         admit(loaded.tokenizer, 256, (Message(Role.USER, "hi"),), SamplingParams(), drop_oldest=False)
     assert admit(loaded.tokenizer, 256, "春天来了", SamplingParams(), drop_oldest=False).tokens
 
 
-def test_the_defaults_are_those_of_generation_config(tmp_path: Path) -> None:
+def test_what_is_small_and_dense_computes_in_float32_on_a_cpu(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
+    for asked, told in (("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")):
+        assert load(load_settings(model=str(tmp_path), dtype=asked, device="cpu"), quiet).info.dtype == told
+
+
+def test_the_defaults_are_those_of_generation_config(tmp_path: Path) -> None:
     file = tmp_path / "generation_config.json"
-    said = {"temperature": 0.5, "top_p": 0.7, "top_k": 5, "repetition_penalty": 1.2, "eos_token_id": 2}
-    for extra, temperature in (({}, 0.5), ({"do_sample": False}, 0.0)):
-        file.write_text(json.dumps(said | extra))
-        defaults = load(load_settings(model=str(tmp_path), dtype="float32"), quiet).info.defaults
-        assert (defaults.temperature, defaults.top_p, defaults.top_k) == (temperature, 0.7, 5)
-    file.write_text(json.dumps(said | {"top_p": 7}))
+    official = SamplingParams(temperature=0.8, top_p=0.8, repetition_penalty=1.1)
+    assert folder_defaults(tmp_path, bluelm_chat=True) == official
+    assert folder_defaults(tmp_path, bluelm_chat=False) == SamplingParams()
+    for said, expected in (
+        ({"eos_token_id": 2}, official),
+        ({"repetition_penalty": 1.2}, replace(official, repetition_penalty=1.2)),
+        ({"do_sample": False}, replace(official, temperature=0.0)),
+        ({"temperature": 0.5, "top_p": 0.7, "top_k": 5}, replace(official, temperature=0.5, top_p=0.7, top_k=5)),
+    ):
+        file.write_text(json.dumps(said))
+        assert folder_defaults(tmp_path, bluelm_chat=True) == expected
+    assert folder_defaults(tmp_path, bluelm_chat=False) == SamplingParams(temperature=0.5, top_p=0.7, top_k=5)
+    file.write_text(json.dumps({"top_p": 7}))
     with pytest.raises(CheckpointError, match="generation_config"):
+        folder_defaults(tmp_path, bluelm_chat=True)
+
+
+def test_a_tokenizer_that_does_not_fit_is_found_at_load(tmp_path: Path) -> None:
+    config = bluelm_config(vocab_size=700)
+    write_checkpoint(tmp_path, config=config, tensors=random_tensors(config))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model has \d+ tokens, the model only 700"):
         load(load_settings(model=str(tmp_path)), quiet)
+
+
+def test_a_tokenizer_that_cuts_a_marker_or_changes_a_text_is_found(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    loaded = load(load_settings(model=str(tmp_path)), quiet)
+    model, whole = loaded.core.runner.model, loaded.tokenizer  # type: ignore[attr-defined]
+
+    class Cutting(Tokenizer):
+        def __init__(self) -> None:
+            self.__dict__ = dict(whole.__dict__)
+
+        def encode(self, parts: Sequence[Part]) -> list[int]:
+            return super().encode([Part("".join(part.text for part in parts), trusted=False)])
+
+    class Changing(Cutting):
+        def decode(self, ids: Iterable[int]) -> str:
+            return super().decode(ids).upper()
+
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model cuts"):
+        check(model, Cutting(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model changes a text"):
+        check(model, Changing(), tmp_path)
 
 
 def test_weights_that_give_no_numbers_are_found_at_load(tmp_path: Path) -> None:
     tensors = random_tensors(bluelm_config())
     tensors["model.layers.1.mlp.down_proj.weight"][3, 3] = float("nan")
     write_checkpoint(tmp_path, tensors=tensors)
-    with pytest.raises(CheckpointError, match="no numbers"):
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj holds NaN"):
         load(load_settings(model=str(tmp_path)), quiet)
 
 

@@ -14,7 +14,7 @@ from bluelm.engine.core import EngineCore
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.scheduler import Scheduler
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
-from bluelm.errors import CheckpointError, InvalidParameter, SettingError
+from bluelm.errors import CheckpointError, SettingError
 from bluelm.models import find
 from bluelm.types import ModelInfo, ModelKind, SamplingParams
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bluelm.engine.model import Llama, LlamaConfig, Weights
 
 BLOCK_SIZE = 16
+SMALL = 10**9  # parameters
 DEMO_ID = "SmolLM2-135M-Instruct"
 DEMO_DEFAULTS = SamplingParams(temperature=0.2, top_p=0.9, repetition_penalty=1.05)
 Report = Callable[[str, float], None]
@@ -41,13 +42,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A model's parts before its weights are read. weights: reads them, in a precision, with progress from 0 to 1."""
+    """A model's parts before its weights are read.
+
+    packed: its matrices are in 4 bits. weights: reads them, in a precision, with progress from 0 to 1.
+    """
 
     id: str
     config: LlamaConfig
     tokenizer: Tokenizer
     kind: ModelKind
     defaults: SamplingParams
+    packed: bool
     weights: Callable[[torch.dtype, torch.device, Callable[[float], None]], Weights]
 
 
@@ -67,9 +72,9 @@ def load(settings: Settings, report: Report) -> Loaded:
     found, device = find(settings), _device(settings)
     path = found or embedded_model()
     report("reading the tokenizer", 0.2)
-    opened = _open_folder(path) if path.is_dir() else _open_gguf(path, demo=found is None)
+    opened = _open_folder(path, settings) if path.is_dir() else _open_gguf(path, settings, demo=found is None)
     context = _context(settings, opened.config.context)
-    dtype = getattr(torch, "bfloat16" if settings.dtype == "auto" else settings.dtype)  # keeps 4 bits on a CPU
+    dtype = _dtype(settings, opened, device)
     weights = opened.weights(dtype, device, lambda done: report("loading weights", 0.3 + 0.6 * done))
     report("making room for the cache", 0.9)
     cache_tokens = _cache_tokens(settings, context)
@@ -90,55 +95,59 @@ def load(settings: Settings, report: Report) -> Loaded:
     return Loaded(core, opened.tokenizer, info, cache_tokens)
 
 
-def _open_gguf(path: Path, *, demo: bool) -> _Opened:
+def _open_gguf(path: Path, settings: Settings, *, demo: bool) -> _Opened:
     from bluelm.engine.gguf_weights import gguf_config, load_gguf
 
     file = GGUFFile.open(path)
     config, tokenizer = gguf_config(file), from_gguf(file.metadata)
+    kind = ModelKind.CHAT if tokenizer.template else ModelKind.BASE
+    if not demo and settings.kind not in ("auto", kind):
+        raise SettingError(
+            f"BLUELM_KIND is {settings.kind}, but {path} is a {kind} model: set it to auto.", param="kind"
+        )
     return _Opened(
         id=DEMO_ID if demo else path.stem,
         config=config,
         tokenizer=tokenizer,
-        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
+        kind=kind,
         defaults=DEMO_DEFAULTS if demo else SamplingParams(),
+        packed=True,
         weights=lambda dtype, device, progress: load_gguf(file, config, dtype, device, progress),
     )
 
 
-def _open_folder(path: Path) -> _Opened:
+def _open_folder(path: Path, settings: Settings) -> _Opened:
     from bluelm.engine.checkpoint import Checkpoint
-    from bluelm.engine.folder_config import folder_config
-    from bluelm.engine.folder_weights import load_folder
+    from bluelm.engine.folder_config import folder_config, is_bluelm
+    from bluelm.engine.folder_weights import load_folder, quantization
+    from bluelm.engine.identity import folder_defaults, folder_kind, folder_name
 
     checkpoint = Checkpoint(path)
     config, tokenizer = folder_config(checkpoint), from_folder(path)
-    # A base model's tokenizer has the chat markers too: only its name tells.
-    if tokenizer.template is None or "base" in path.resolve().name.lower():
-        tokenizer.template = None
+    kind = folder_kind(path, checkpoint.config, wanted=settings.kind, templated=tokenizer.template is not None)
+    if kind is ModelKind.BASE:
+        tokenizer.template, tokenizer.stop_ids = None, tokenizer.eos_ids
     return _Opened(
-        id=path.resolve().name,
+        id=folder_name(path),
         config=config,
         tokenizer=tokenizer,
-        kind=ModelKind.CHAT if tokenizer.template else ModelKind.BASE,
-        defaults=_defaults(path),
+        kind=kind,
+        defaults=folder_defaults(path, bluelm_chat=is_bluelm(checkpoint) and kind is ModelKind.CHAT),
+        packed=quantization(checkpoint) is not None,
         weights=lambda dtype, device, progress: load_folder(checkpoint, config, dtype, device, progress),
     )
 
 
-def _defaults(path: Path) -> SamplingParams:
-    """What generation_config.json says, or else what BlueLM's own server uses."""
-    from bluelm.engine.checkpoint import read_json
+def _dtype(settings: Settings, opened: _Opened, device: torch.device) -> torch.dtype:
+    """By itself bfloat16, with which 4 bits stay 4 bits; on a CPU float32 for what is small and not in 4 bits."""
+    import torch
 
-    file = path / "generation_config.json"
-    said = read_json(file) if file.exists() else {}
-    names = ("temperature", "top_p", "top_k", "repetition_penalty")
-    given = {name: said[name] for name in names if said.get(name) is not None}
-    if said.get("do_sample") is False:
-        given["temperature"] = 0.0
-    try:
-        return SamplingParams(**{"temperature": 0.8, "top_p": 0.8, "repetition_penalty": 1.1, **given})
-    except InvalidParameter as error:
-        raise CheckpointError(f"{file}: {error.message} Correct the file.") from None
+    from bluelm.engine.weights import numbers
+
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)
+    small = device.type == "cpu" and not opened.packed and numbers(opened.config, tied=True) < SMALL
+    return torch.float32 if small else torch.bfloat16
 
 
 def _core(settings: Settings, model: Llama, tokenizer: Tokenizer, cache_tokens: int) -> EngineCore:
