@@ -73,7 +73,7 @@ def write(path: Path, size: str, form: str, shard_bytes: int) -> None:
         raise CheckpointError(f"{path} has no room for {needed / GB:.1f} GB: name another folder, or free some space.")
     (path / "config.json").write_text(json.dumps(config, indent=1))
     stem, ending = ("pytorch_model", ".bin") if form == "bin" else ("model", ".safetensors")
-    where = {}
+    where: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05}-of-{len(shards):05}{ending}"
         save(path / file, {name: shapes[name] for name in names})
