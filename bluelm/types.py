@@ -202,7 +202,7 @@ class ModelInfo:
 
     context: tokens of prompt and answer together. parameters: how many numbers it has. device, dtype: torch's names.
     defaults: the settings to start from (its generation_config). demo: the small embedded model.
-    system_prompt: whether it was trained to heed one.
+    system_prompt: whether it was trained to heed one. tools: whether it was trained to call them.
     """
 
     id: str
@@ -214,6 +214,7 @@ class ModelInfo:
     demo: bool = False
     defaults: SamplingParams = field(default_factory=SamplingParams)
     system_prompt: bool = True
+    tools: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", ModelKind(self.kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from bluelm.engine.intake import admit
 from bluelm.engine.loader import embedded_model, load
 from bluelm.engine.selftest import check
 from bluelm.engine.tokenizer import Tokenizer, from_folder
-from bluelm.errors import CheckpointError, SettingError, WrongModelKind
+from bluelm.errors import CheckpointError, SettingError, UnsupportedOption, WrongModelKind
 from bluelm.prompt import Part
-from bluelm.types import Message, ModelKind, Phase, Role, SamplingParams
+from bluelm.types import Message, ModelKind, Phase, Role, SamplingParams, Tool
 from tests import reference
-from tests.checkpoints import bluelm_config, random_tensors, write_checkpoint
+from tests.checkpoints import NTKMIXED, bluelm_config, random_tensors, write_checkpoint
 
 
 def quiet(phase: str, progress: float) -> None:
@@ -124,6 +125,18 @@ def test_a_base_model_refuses_chat_and_writes_on_past_a_marker(tmp_path: Path) -
     with pytest.raises(WrongModelKind):
         admit(loaded.tokenizer, 256, (Message(Role.USER, "hi"),), SamplingParams(), drop_oldest=False)
     assert admit(loaded.tokenizer, 256, "春天来了", SamplingParams(), drop_oldest=False).tokens
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_of_bluelm_only_the_32k_form_heeds_system_prompts_and_calls_tools(tmp_path: Path, long: bool) -> None:
+    write_checkpoint(tmp_path, config=bluelm_config(rope_scaling=NTKMIXED if long else None))
+    loaded = load(load_settings(model=str(tmp_path), context=256), quiet)
+    assert (loaded.info.system_prompt, loaded.info.tools) == (long, long)
+    asked = (Message(Role.SYSTEM, "请简短回答"), Message(Role.USER, "你好"))
+    assert admit(loaded.tokenizer, 256, asked, SamplingParams(), drop_oldest=False).tokens  # it has its place
+    told = (Message(Role.SYSTEM, "", tools=(Tool("clock"),)), asked[1])
+    with nullcontext() if long else pytest.raises(UnsupportedOption, match="not trained to call tools"):
+        admit(loaded.tokenizer, 1024, told, SamplingParams(), drop_oldest=True)
 
 
 def test_what_is_small_and_dense_computes_in_float32_on_a_cpu(tmp_path: Path) -> None:

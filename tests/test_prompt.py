@@ -99,6 +99,14 @@ def test_jinja_template_has_no_way_out_of_its_sandbox() -> None:
         template.render(conversation("a"))
 
 
+@pytest.mark.parametrize("how", ["{% if m.role != 'system' %}{{ m.content }}{% endif %}", "{{ m.content.role }}"])
+def test_jinja_template_without_a_place_for_system_messages_refuses_them(how: str) -> None:
+    deaf = JinjaTemplate("{% for m in messages %}" + how + "{% endfor %}")
+    assert not deaf.heeds_system and JinjaTemplate(CHATML).heeds_system
+    with pytest.raises(InvalidRequest, match="no place for a system message"):
+        deaf.render((Message(Role.SYSTEM, "s"), Message(Role.USER, "u")))
+
+
 def test_broken_jinja_is_a_checkpoint_error() -> None:
     with pytest.raises(CheckpointError, match="chat template"):
         JinjaTemplate("{% for %}")

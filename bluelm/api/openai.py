@@ -101,4 +101,6 @@ def _card(model: ModelInfo) -> dict[str, Any]:
         "owned_by": "bluelm-chat",
         "max_model_len": model.context,
         "kind": model.kind.value,
+        "system_prompt": model.system_prompt,
+        "tools": model.tools,
     }

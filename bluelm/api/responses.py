@@ -130,6 +130,8 @@ class ModelCard(BaseModel):
     owned_by: str
     max_model_len: int = Field(description="tokens of prompt and answer together")
     kind: str = Field(description="chat, or base (use /v1/completions)")
+    system_prompt: bool = Field(description="whether it was trained to heed one")
+    tools: bool = Field(description="whether it was trained to call them")
 
 
 class ModelList(BaseModel):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluelm.catalog import lookup
 from bluelm.engine.checkpoint import read_json
 from bluelm.errors import CheckpointError, InvalidParameter, NotFound, SettingError
+from bluelm.prompt import BlueLMTemplate, PromptTemplate
 from bluelm.types import ModelKind, SamplingParams
+
+if TYPE_CHECKING:
+    from bluelm.engine.model import LlamaConfig
 
 OFFICIAL = {"temperature": 0.8, "top_p": 0.8, "repetition_penalty": 1.1}  # of BlueLM's own API server
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
@@ -59,6 +63,17 @@ def _by_name(name: str, config: Mapping[str, Any]) -> ModelKind:
         if "chat" in words or "base" in words:
             return ModelKind.CHAT if "chat" in words else ModelKind.BASE
     return ModelKind.CHAT
+
+
+def folder_template(template: PromptTemplate | None, config: LlamaConfig) -> PromptTemplate | None:
+    """The template as the checkpoint was trained with it: of BlueLM only the 32K ones know system prompts and tools.
+
+    The markers of both are in every tokenizer of the family; what tells 32K is that its positions are stretched.
+    """
+    if not isinstance(template, BlueLMTemplate):
+        return template
+    long = bool(config.rope_divisors)
+    return BlueLMTemplate(tools=template.supports_tools and long, system=long)
 
 
 def folder_defaults(path: Path, *, bluelm_chat: bool) -> SamplingParams:

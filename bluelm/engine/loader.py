@@ -82,6 +82,7 @@ def load(settings: Settings, report: Report) -> Loaded:
     core = _core(settings, model, opened.tokenizer, cache_tokens)
     report("testing", 0.95)
     check(model, opened.tokenizer, path)
+    template = opened.tokenizer.template
     info = ModelInfo(
         id=opened.id,
         kind=opened.kind,
@@ -91,6 +92,8 @@ def load(settings: Settings, report: Report) -> Loaded:
         device=device.type,
         demo=found is None,
         defaults=opened.defaults,
+        system_prompt=template is not None and template.heeds_system,
+        tools=template is not None and template.supports_tools,
     )
     return Loaded(core, opened.tokenizer, info, cache_tokens)
 
@@ -120,10 +123,11 @@ def _open_folder(path: Path, settings: Settings) -> _Opened:
     from bluelm.engine.checkpoint import Checkpoint
     from bluelm.engine.folder_config import folder_config, is_bluelm
     from bluelm.engine.folder_weights import load_folder, quantization
-    from bluelm.engine.identity import folder_defaults, folder_kind, folder_name
+    from bluelm.engine.identity import folder_defaults, folder_kind, folder_name, folder_template
 
     checkpoint = Checkpoint(path)
     config, tokenizer = folder_config(checkpoint), from_folder(path)
+    tokenizer.template = folder_template(tokenizer.template, config)
     kind = folder_kind(path, checkpoint.config, wanted=settings.kind, templated=tokenizer.template is not None)
     if kind is ModelKind.BASE:
         tokenizer.template, tokenizer.stop_ids = None, tokenizer.eos_ids

@@ -17,16 +17,16 @@ class BlueLMTemplate:
     """`[|SYSTEM|]:s[|Human|]:q1[|AI|]:a1</s>[|Human|]:q2[|AI|]:`, and with tools, after a section that tells of them,
     `[|Human|]:q[|AI|]:{calls}</s>[|Function|]:result[|AI|]:`.
 
-    tools: whether the checkpoint has the marker for their results. Source: vivo's model cards and demo code. The
-    official server also ends an answer at `[|Human|]:`; it puts the tools in front of a system prompt, in a section of
-    their own.
+    tools, system: whether the checkpoint was trained with them; a system message has its place in the format all the
+    same. Source: vivo's model cards and demo code. The official server also ends an answer at `[|Human|]:`; it puts the
+    tools in front of a system prompt, in a section of their own.
     """
 
     stop_markers: tuple[str, ...] = (HUMAN,)
     writes_bos = False  # the tokenizer puts it in front of the whole string
 
-    def __init__(self, *, tools: bool = True) -> None:
-        self.supports_tools = tools
+    def __init__(self, *, tools: bool = True, system: bool = True) -> None:
+        self.supports_tools, self.heeds_system = tools, system
 
     def render(self, messages: Sequence[Message]) -> Parts:
         """See PromptTemplate. Results of tools come in the order of their calls, which is all that ties them."""

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from bluelm.errors import CheckpointError, InvalidRequest
 from bluelm.prompt.law import check_messages, refuse_tools
 from bluelm.prompt.parts import Part, Parts, text_of
-from bluelm.types import Message
+from bluelm.types import Message, Role
 
 
 class JinjaTemplate:
@@ -30,6 +30,7 @@ class JinjaTemplate:
     stop_markers: tuple[str, ...] = ()
     writes_bos = True
     supports_tools = False
+    heeds_system: bool
 
     def __init__(self, source: str, special_tokens: dict[str, str] | None = None) -> None:
         self._special_tokens = dict(special_tokens or {})
@@ -40,6 +41,7 @@ class JinjaTemplate:
                 f"The checkpoint's chat template is not valid ({error}): correct chat_template in its "
                 "tokenizer_config.json or chat_template.jinja."
             ) from error
+        self.heeds_system = self._has_place_for_system()
 
     def render(self, messages: Sequence[Message]) -> Parts:
         """See PromptTemplate. Raises InvalidRequest when the template refuses the messages.
@@ -49,6 +51,11 @@ class JinjaTemplate:
         """
         check_messages(messages)
         refuse_tools(messages)
+        if messages[0].role is Role.SYSTEM and not self.heeds_system:
+            raise InvalidRequest(
+                "The model's chat template has no place for a system message: say it in the first question.",
+                param="messages[0].role",
+            )
         truth = self._render(messages)
         secret = secrets.token_hex(16)
         stand_ins = [Message(m.role, f"{secret}{i:08d}") for i, m in enumerate(messages)]
@@ -62,6 +69,13 @@ class JinjaTemplate:
             "from theirs: leave markup such as <think> out of the messages.",
             param="messages",
         )
+
+    def _has_place_for_system(self) -> bool:
+        secret = secrets.token_hex(16)
+        try:
+            return secret in self._render((Message(Role.SYSTEM, secret), Message(Role.USER, "?")))
+        except InvalidRequest:
+            return False
 
     def _render(self, messages: Sequence[Message]) -> str:
         shown = [{"role": m.role.value, "content": m.content} for m in messages]

@@ -25,6 +25,7 @@ class PromptTemplate(Protocol):
 
     writes_bos: the rendering has the beginning-of-sequence token where it wants one; the tokenizer adds none.
     supports_tools: messages may tell of tools, their calls and their results.
+    heeds_system: the model was trained with system messages.
     """
 
     @property
@@ -35,6 +36,9 @@ class PromptTemplate(Protocol):
 
     @property
     def supports_tools(self) -> bool: ...
+
+    @property
+    def heeds_system(self) -> bool: ...
 
     def render(self, messages: Sequence[Message]) -> Parts:
         """The prompt that asks for the next answer.
