@@ -1,7 +1,9 @@
 """Attention of one new token per row over its paged cache, with rotary embedding and cache write in the same kernel.
 
-A row's context is cut into chunks of a fixed length. Programs share the chunks out, each leaves its chunks' softmax
-sums, and the last one of a head to finish adds them up in order: who computes a chunk never changes the result.
+A row's context is cut into at most 16 chunks, by its own length alone. Where there are few rows, programs share a
+head's chunks out, each leaves its chunks' softmax sums, and the last one to finish adds them up in order; where there
+are many, one program does it all. The sums are added in the same order either way: who computes a chunk never changes
+the result.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -19,6 +21,8 @@ from bluelm.engine.gpu import launch, shapes
 from bluelm.engine.gpu.rows import turned
 
 GROUP_TILE = 16  # query heads that share a key head are padded to this for the tensor cores
+CHUNKS = tl.constexpr(16)  # of a row, at most
+SHORTEST = tl.constexpr(32)  # tokens of a chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Paged:
     """What the rows of a step share. States are per row in the engine, batch rows name theirs in `slots`.
 
     slots: [batch] int32; position: [states] int32, the new token's; tables: [states, blocks] int32;
-    cos, sin: [context, D] float32, sin's first half negated; part: [batch, kv_heads, chunks, group, D] float32 and
+    cos, sin: [context, D] float32, sin's first half negated; part: [batch, kv_heads, CHUNKS, group, D] float32 and
     part_sums: [..., group, 2] (sum and greatest score), done: [batch, kv_heads] int32, zeros between launches.
     """
 
@@ -38,7 +42,6 @@ class Paged:
     part: Tensor
     part_sums: Tensor
     done: Tensor
-    chunk: int
     block_size: int
 
     @classmethod
@@ -46,13 +49,11 @@ class Paged:
         cls, slots: Tensor, position: Tensor, tables: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int,
         block_size: int,
     ) -> Paged:  # fmt: skip
-        context, dim = cos.shape
-        chunk = shapes.chunk(context)
-        lead = (slots.shape[0], kv_heads, triton.cdiv(context, chunk), heads // kv_heads)
-        part = torch.empty((*lead, dim), dtype=torch.float32, device=cos.device)
+        lead = (slots.shape[0], kv_heads, CHUNKS.value, heads // kv_heads)
+        part = torch.empty((*lead, cos.shape[1]), dtype=torch.float32, device=cos.device)
         sums = torch.empty((*lead, 2), dtype=torch.float32, device=cos.device)
         done = torch.zeros(lead[:2], dtype=torch.int32, device=cos.device)
-        return cls(slots, position, tables, cos, sin, part, sums, done, chunk, block_size)
+        return cls(slots, position, tables, cos, sin, part, sums, done, block_size)
 
 
 @triton.jit
@@ -144,13 +145,11 @@ def _keep(part, part_sums, most, total, out, at, d, g, G: tl.constexpr, D: tl.co
 def _attend(
     qkv, keys, values, y, slots, positions, tables, cosines, sines, part, part_sums, done, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
-    BLOCKS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, STEP: tl.constexpr, SPLITS: tl.constexpr,
-    EARLY: tl.constexpr,
+    BLOCKS: tl.constexpr, STEP: tl.constexpr, SPLITS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
     G: tl.constexpr = HEADS // KV
-    TILES: tl.constexpr = CHUNK // STEP
     head = tl.program_id(0)
     split = tl.program_id(1)
     row = tl.program_id(2)
@@ -159,13 +158,20 @@ def _attend(
     # All up to the wait was written before this step began.
     state = tl.load(slots + row).to(tl.int64)
     position = tl.load(positions + state).to(tl.int64)
-    chunks = (position // CHUNK + 1).to(tl.int32)
+    BASE: tl.constexpr = SHORTEST // STEP
+    doubled = _doubled(position)
+    length = SHORTEST << doubled
+    tiles = BASE << doubled
+    chunks = (position // length + 1).to(tl.int32)
     if split >= chunks:
         return
     table = tables + state * BLOCKS
     cos = tl.load(cosines + position * D + d)
     sin = tl.load(sines + position * D + d)
-    key, value = _cached(keys, values, table, head, split * CHUNK, position, KV, D, SIZE, STEP)
+    key, value = _cached(keys, values, table, head, split * length, position, KV, D, SIZE, STEP)
+    if DEPTH == 2:
+        first = _tile(1, split, tiles, doubled, BASE, SPLITS) * STEP
+        later_key, later_value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
     if EARLY:
         gdc_wait()
     qkv += row.to(tl.int64) * (HEADS + 2 * KV) * D
@@ -178,52 +184,95 @@ def _attend(
     most = score
     total = score * 0.0
     out = q.to(tl.float32) * 0.0
-    for tile in range(0, tl.cdiv(chunks - split, SPLITS) * TILES):
-        chunk = split + tile // TILES * SPLITS
-        first = chunk * CHUNK + tile % TILES * STEP
-        if tile % TILES == 0:  # the last chunk begins with the new token, the others with nothing
+    all_most = score - float("inf")
+    all_total = total
+    all_out = out
+    for tile in range(0, tl.cdiv(chunks - split, SPLITS) * tiles):
+        chunk = split + (tile // BASE >> doubled) * SPLITS
+        inside = _tile(tile, split, tiles, doubled, BASE, SPLITS) * STEP + tl.arange(0, STEP) < position
+        if tile & tiles - 1 == 0:  # the last chunk begins with the new token, the others with nothing
             most, total, out = _begun(chunk == chunks - 1, score, new_value, G, G16, D)
-        inside = first + tl.arange(0, STEP) < position
         most, total, out = _add(most, total, out, q, key, value, inside, scale, G)
-        if tile % TILES == TILES - 1:
-            _keep(part, part_sums, most, total, out, lead + chunk, d, g, G, D)
-        next = split + (tile + 1) // TILES * SPLITS
-        key, value = _cached(
-            keys, values, table, head, next * CHUNK + (tile + 1) % TILES * STEP, position, KV, D, SIZE, STEP
-        )
+        if tile & tiles - 1 == tiles - 1:
+            if SPLITS == 1:
+                all_most, all_total, all_out = _merged(all_most, all_total, all_out, most, total, out, G)
+            else:
+                _keep(part, part_sums, most, total, out, lead + chunk, d, g, G, D)
+        first = _tile(tile + DEPTH, split, tiles, doubled, BASE, SPLITS) * STEP
+        if DEPTH == 2:
+            key = later_key
+            value = later_value
+            later_key, later_value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
+        else:
+            key, value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
     if split == (chunks - 1) % SPLITS:
         slot = tl.load(table + position // SIZE).to(tl.int64) * SIZE + position % SIZE
         tl.store(keys + (slot * KV + head) * D + d, new_key)
         tl.store(values + (slot * KV + head) * D + d, new_value)
-    tl.debug_barrier()  # all of this program's sums are written before it says so
-    if tl.atomic_add(done + row * KV + head, 1) == tl.minimum(chunks, SPLITS) - 1:
-        for each in range(0, G):
-            _finish(part, part_sums, y + (row.to(tl.int64) * HEADS + head * G + each) * D, lead, each, chunks,
-                    G, CHUNKS, D)  # fmt: skip
-        tl.store(done + row * KV + head, 0)
+    y += (row.to(tl.int64) * HEADS + head * G) * D
+    if SPLITS == 1:
+        _store(y, all_total, all_out, d, g, G, D)
+    else:
+        tl.debug_barrier()  # all of this program's sums are written before it says so
+        if tl.atomic_add(done + row * KV + head, 1) == tl.minimum(chunks, SPLITS) - 1:
+            all_total, all_out = _summed(part, part_sums, lead, chunks, all_most, all_total, all_out, d, g, G, D)
+            _store(y, all_total, all_out, d, g, G, D)
+            tl.store(done + row * KV + head, 0)
 
 
 @triton.jit
-def _finish(part, part_sums, y, lead, each, chunks, G: tl.constexpr, CHUNKS: tl.constexpr, D: tl.constexpr):
-    """Add up the chunks of one query head in order and store [D]."""
-    ALL: tl.constexpr = triton.next_power_of_2(CHUNKS)
-    SOME: tl.constexpr = min(ALL, 16)
-    d = tl.arange(0, D)
-    c = tl.arange(0, ALL)
-    at = part_sums + ((lead + c) * G + each) * 2
-    sums = tl.load(at, mask=c < chunks, other=0.0, cache_modifier=".cg")
-    most = tl.load(at + 1, mask=c < chunks, other=-float("inf"), cache_modifier=".cg")
-    top = tl.max(most)
-    total = tl.sum(sums * tl.exp(most - top))
-    out = tl.zeros((D,), tl.float32)
-    for start in range(0, chunks, SOME):
-        some = start + tl.arange(0, SOME)
-        of = (lead + some) * G + each
-        score = tl.load(part_sums + of * 2 + 1, mask=some < chunks, other=-float("inf"), cache_modifier=".cg")
-        value = tl.load(part + of[:, None] * D + d[None, :], mask=(some < chunks)[:, None], other=0.0,
-                        cache_modifier=".cg")  # fmt: skip
-        out += tl.sum(value * tl.exp(score - top)[:, None], axis=0)
-    tl.store(y + d, (out / total).to(y.dtype.element_ty))
+def _doubled(position):
+    """How often the shortest chunk is doubled for a row with so many cached tokens."""
+    longer = position >= (1 << tl.arange(0, 16)) * CHUNKS * SHORTEST
+    return tl.sum(longer.to(tl.int32))
+
+
+@triton.jit
+def _tile(number, split, tiles, doubled, BASE: tl.constexpr, SPLITS: tl.constexpr):
+    """Which tile of the row is a program's tile of this number: those of its first chunk, then of its next."""
+    return (split + (number // BASE >> doubled) * SPLITS) * tiles + (number & tiles - 1)
+
+
+@triton.jit
+def _merged(most, total, out, more, sum, value, G: tl.constexpr):
+    """Softmax sums of a chunk added to those of all before it."""
+    new = tl.maximum(most, more)
+    keep = tl.exp(most - new)
+    weight = tl.exp(more - new)
+    if G == 1:
+        out = out * keep + value * weight
+    else:
+        out = out * keep[:, None] + value * weight[:, None]
+    return new, total * keep + sum * weight, out
+
+
+@triton.jit
+def _summed(part, part_sums, lead, chunks, most, total, out, d, g, G: tl.constexpr, D: tl.constexpr):
+    """The sums of all chunks, added in order. Fetched four chunks at a time, since each fetch takes a while."""
+    for start in range(0, chunks, 4):
+        for chunk in tl.static_range(0, 4):
+            at = lead + tl.minimum(start + chunk, chunks - 1)
+            if G == 1:
+                sum = tl.load(part_sums + at * 2, cache_modifier=".cg")
+                more = tl.load(part_sums + at * 2 + 1, cache_modifier=".cg")
+                value = tl.load(part + at * D + d, cache_modifier=".cg")
+            else:
+                at = at * G + tl.where(g < G, g, 0)
+                sum = tl.load(part_sums + at * 2, cache_modifier=".cg")
+                more = tl.load(part_sums + at * 2 + 1, cache_modifier=".cg")
+                value = tl.load(part + at[:, None] * D + d[None, :], cache_modifier=".cg")
+            more = tl.where(start + chunk < chunks, more, -float("inf"))  # of nothing
+            most, total, out = _merged(most, total, out, more, sum, value, G)
+    return total, out
+
+
+@triton.jit
+def _store(y, total, out, d, g, G: tl.constexpr, D: tl.constexpr):
+    if G == 1:
+        tl.store(y + d, (out / total).to(y.dtype.element_ty))
+    else:
+        kept = (out / tl.where(g < G, total, 1.0)[:, None]).to(y.dtype.element_ty)
+        tl.store(y + g[:, None] * D + d[None, :], kept, mask=(g < G)[:, None])
 
 
 def attend(
@@ -236,13 +285,13 @@ def attend(
     y: [>= rows, heads * D]. A row's numbers depend on `reading`'s step and warps, not on its programs.
     """
     kv_heads, dim = keys.shape[1:]
-    heads, chunks = y.shape[1] // dim, paged.part.shape[2]
+    heads = y.shape[1] // dim
     group = 1 if heads == kv_heads else max(GROUP_TILE, triton.next_power_of_2(heads // kv_heads))
     step = reading.step if group == 1 else max(reading.step, GROUP_TILE)
-    splits = shapes.splits(rows * kv_heads, chunks, reading.programs)
+    splits = shapes.splits(rows * kv_heads, CHUNKS.value, reading.programs)
     _attend[(kv_heads, splits, rows)](
         qkv, keys, values, y, paged.slots, paged.position, paged.tables, paged.cos, paged.sin, paged.part,
-        paged.part_sums, paged.done, dim**-0.5, heads, kv_heads, group, dim, paged.block_size,
-        paged.tables.shape[1], chunks, paged.chunk, step, splits,
+        paged.part_sums, paged.done, dim**-0.5, heads, kv_heads, group, dim,
+        paged.block_size, paged.tables.shape[1], step, splits, reading.depth,
         num_warps=reading.warps, **launch.options(qkv.device),
     )  # fmt: skip

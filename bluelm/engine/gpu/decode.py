@@ -102,8 +102,7 @@ class Decoder:
         layer = self.weights.layers[index]
         self._multiply("qkv", self.x, layer.qkv, self._qkv, rows, PLAIN, layer.input_norm)
         keys, values = self.cache.keys[index], self.cache.values[index]
-        reading = shapes.READING_ALONE if rows == 1 and not self.exact else shapes.READING
-        attend(self._qkv, keys, values, self._attended, self._paged, rows, reading)
+        attend(self._qkv, keys, values, self._attended, self._paged, rows, shapes.reading(rows, exact=self.exact))
         self._multiply("o", self._attended, layer.o, self.x, rows, ADD)
         self._multiply("gate_up", self.x, layer.gate_up, self._inner, rows, GATED, layer.post_norm)
         self._multiply("down", self._inner, layer.down, self.x, rows, ADD)

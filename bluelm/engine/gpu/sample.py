@@ -66,7 +66,8 @@ def _scan(
     logits, slots, temperatures, penalties, seeds, positions, seen, greatest, weight, race, likeliest, winner,
     VOCAB: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Penalise logits in place, and note of each part: greatest logit and its id, weight of all, winner of the race."""
+    """Penalise logits in place, and note of each part: greatest logit and its id; of a row that is sampled also the
+    weight of all and the winner of the race."""
     begin(EARLY)
     row = tl.program_id(0)
     part = tl.program_id(1)
@@ -79,21 +80,21 @@ def _scan(
     if penalty != 1.0:
         known = tl.load(seen + state * WIDTH + id, mask=inside, other=0) != 0
         logit = tl.where(known, tl.where(logit > 0, logit / penalty, logit * penalty), logit)
-    tl.store(at, logit, mask=id < WIDTH)
+        tl.store(at, logit, mask=inside)
     best = tl.max(logit)
     broken = tl.max(tl.where(logit != logit, 1, 0)) > 0
-    temperature = tl.load(temperatures + state)
-    temperature = tl.where(temperature > 0, temperature, 1.0)
-    key, other = _keys(tl.load(seeds + state), tl.load(positions + state))
-    score = _race(logit, id, temperature, key, other)
-    base = tl.where(best > -float("inf"), best, 0.0)
     out = row * PARTS + part
     tl.store(greatest + out, tl.where(broken, float("inf"), best))
     tl.store(likeliest + out, tl.min(tl.where(logit == best, id, WIDTH)))
-    tl.store(weight + out, tl.sum(tl.exp((logit - base) / temperature)))
-    first = tl.max(score)
-    tl.store(race + out, first)
-    tl.store(winner + out, tl.min(tl.where(score == first, id, WIDTH)))
+    temperature = tl.load(temperatures + state)
+    if temperature > 0:
+        key, other = _keys(tl.load(seeds + state), tl.load(positions + state))
+        score = _race(logit, id, temperature, key, other)
+        base = tl.where(best > -float("inf"), best, 0.0)
+        tl.store(weight + out, tl.sum(tl.exp((logit - base) / temperature)))
+        first = tl.max(score)
+        tl.store(race + out, first)
+        tl.store(winner + out, tl.min(tl.where(score == first, id, WIDTH)))
 
 
 @triton.jit

@@ -39,15 +39,16 @@ class Strip:
 _DEFAULT = Tile(64, 128, 4, 4)
 _TILES = {  # (matrix, rows)
     ("qkv", 16): Tile(32, 256, 4, 4),
-    ("qkv", 32): Tile(32, 128, 4, 5),
-    ("qkv", 64): Tile(32, 128, 4, 3, across=True),
+    ("qkv", 32): Tile(128, 128, 4, 3),
+    ("qkv", 64): Tile(128, 128, 8, 3, across=True),
     ("o", 16): Tile(64, 256, 4, 3),
-    ("o", 32): Tile(32, 256, 4, 4, across=True),
+    ("o", 32): Tile(64, 256, 4, 3),
     ("o", 64): Tile(64, 128, 4, 4, across=True),
     ("gate_up", 16): Tile(32, 256, 4, 4, across=True),
-    ("gate_up", 32): Tile(32, 256, 4, 4),
+    ("gate_up", 32): Tile(64, 128, 4, 4),
     ("gate_up", 64): Tile(32, 128, 4, 4, across=True),
     ("down", 16): Tile(64, 256, 4, 3),
+    ("down", 32): Tile(64, 256, 4, 3),
     ("down", 64): Tile(64, 128, 4, 4, across=True),
     ("lm_head", 16): Tile(64, 256, 4, 3),
     ("lm_head", 32): Tile(32, 256, 4, 3),
@@ -94,19 +95,24 @@ def _shared_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one program attends: cached tokens it reads at once, warps, and how many programs a step has at most."""
+    """How one program attends: cached tokens it reads at once, warps, tiles of tokens that are on their way, and how
+    many programs a step has at most. A row's numbers depend on the first two alone."""
 
     step: int
     warps: int
+    depth: int
     programs: int
 
 
-READING, READING_ALONE = Reading(8, 1, 2048), Reading(32, 2, 2048)
+READING, READING_ALONE = Reading(8, 1, 1, 2048), Reading(32, 2, 1, 1024)
+_READINGS = {64: Reading(8, 1, 1, 1024), 32: Reading(8, 1, 2, 1024)}  # by rows
 
 
-def chunk(context: int) -> int:
-    """Tokens of a row whose sums are taken together; by the model alone, so that a row's result never varies."""
-    return max(32, triton.next_power_of_2(context) // 64)
+def reading(rows: int, *, exact: bool) -> Reading:
+    """exact: a row that is alone is read as it is among others."""
+    if rows == 1 and not exact:
+        return READING_ALONE
+    return _READINGS.get(triton.next_power_of_2(rows), READING)
 
 
 def splits(heads: int, chunks: int, programs: int) -> int:
