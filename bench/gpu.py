@@ -1,58 +1,31 @@
-"""Tokens per second of the GPU engine on the shape of BlueLM-7B, with random weights: `python -m bench.gpu --out FILE`.
+"""Our GPU engine beside the tutorial's path and vLLM on one card, in one run: `python -m bench.gpu --out FILE`.
 
-Prompts of 128 tokens, 256 new tokens, all requests at once, through the scheduler and the runner as the engine runs
-them; only characters are left out. The card's own reading speed is measured first, since it sets the limit.
+    python -m bench.gpu [--precision bfloat16 int8 int4] [--vllm FOLDER] [--skip-tutorial] [--out FILE]
+
+The shape of BlueLM-7B with random weights; prompts of 128 tokens, 256 new tokens, all requests at once. The card's own
+reading and copying speed is measured first, since it sets the limit. Each engine runs in a process of its own, one
+after the other. FOLDER: an unpacked vLLM with its bench_vllm.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
+import os
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bluelm.engine.cache import BlockPool
-from bluelm.engine.gpu.runner import GpuRunner
-from bluelm.engine.linear import Dense
-from bluelm.engine.model import Layer, Llama, LlamaConfig, Weights
-from bluelm.engine.scheduler import Row, Scheduler
-from bluelm.types import SamplingParams
+from bench.gpu_ours import PRECISIONS
 
-BLUELM_7B = LlamaConfig(
-    vocab=100096, hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, head_dim=128, context=2048
-)
-TOKENIZER_SIZE, BLOCK = 100008, 16
-SAMPLINGS = {
-    "greedy": SamplingParams(temperature=0.0),
-    "sampled": SamplingParams(temperature=0.8, top_p=0.9),
-    "sampled, top-k and penalty": SamplingParams(temperature=0.8, top_p=0.8, top_k=50, repetition_penalty=1.1),
-}
-
-
-def random_weights(config: LlamaConfig, dtype: torch.dtype) -> Weights:
-    def matrix(*shape: int) -> torch.Tensor:
-        return torch.empty(*shape, device="cuda", dtype=dtype).normal_(0, 0.02)
-
-    ones = torch.ones(config.hidden, device="cuda", dtype=dtype)
-    width = (config.heads + 2 * config.kv_heads) * config.head_dim
-    layers = tuple(
-        Layer(
-            input_norm=ones,
-            qkv=Dense(matrix(width, config.hidden)),
-            o=Dense(matrix(config.hidden, config.heads * config.head_dim)),
-            post_norm=ones,
-            gate_up=Dense(matrix(2 * config.intermediate, config.hidden)),
-            down=Dense(matrix(config.hidden, config.intermediate)),
-        )
-        for _ in range(config.layers)
-    )
-    table = matrix(config.vocab, config.hidden)
-    return Weights(table, layers, ones, Dense(matrix(config.vocab, config.hidden)), tied=False)
+GREEDY_AND_SAMPLED = {"greedy": "greedy", "t0.8_p0.9": "sampled"}  # vLLM's rows
 
 
 def ceilings() -> dict[str, float]:
@@ -66,7 +39,7 @@ def ceilings() -> dict[str, float]:
     }
 
 
-def median_s(work: Any, times: int = 11) -> float:
+def median_s(work: Callable[[], Any], times: int = 11) -> float:
     took = []
     for _ in range(times):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -78,103 +51,87 @@ def median_s(work: Any, times: int = 11) -> float:
     return statistics.median(took)
 
 
-def once(runner: GpuRunner, streams: int, prompt: int, new: int, params: SamplingParams, step_tokens: int) -> dict:
-    """Serve fresh random prompts once: seconds in all, until each first token, and of the steps that only decode."""
-    scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=streams, step_tokens=step_tokens)
-    rows = [
-        Row(str(i), [random.randrange(10, TOKENIZER_SIZE) for _ in range(prompt)], params, i, prompt + new)
-        for i in range(streams)
-    ]
-    for row in rows:
-        scheduler.add(row)
+def rows_of(command: list[str], environment: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    """The JSON objects that a program prints, as they come; what else it says goes to our error stream."""
     begin = time.perf_counter()
-    firsts, steps = [], []
-    while not scheduler.idle:
-        pieces = scheduler.plan()
-        before = time.perf_counter()
-        tokens = runner.run(pieces)
-        now = time.perf_counter()
-        if all(piece.count == 1 for piece in pieces):
-            steps.append((len(pieces), before, now))
-        for piece, token in zip(pieces, tokens, strict=True):
-            if token is not None and len(piece.row.tokens) == prompt:
-                firsts.append(now - begin)
-            scheduler.commit(piece, token)
-            if len(piece.row.tokens) == piece.row.max_tokens:
-                scheduler.remove(piece.row)
-    whole = time.perf_counter() - begin
-    return {"whole": whole, "firsts": firsts, "decode": decode_rate(steps)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    ) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if line.startswith("{"):
+                row = json.loads(line)
+                print(line.strip(), flush=True)
+                yield row
+            else:
+                sys.stderr.write(line)
+    if program.returncode:
+        yield {"failed": command[-1], "returncode": program.returncode}
+    print(f"-- {' '.join(command[1:4])}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
-def decode_rate(steps: list[tuple[int, float, float]]) -> float:
-    """Tokens per second from the first step that only decodes to the last, the host's work between them included."""
-    return sum(count for count, _, _ in steps[1:]) / (steps[-1][2] - steps[0][2]) if len(steps) > 1 else 0.0
+def ours(precision: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-m", "bench.gpu_ours", "--precision", precision, "--repetitions", str(args.repetitions)]
+    yield from rows_of([*command, *([] if precision in PRECISIONS[1:] else ["--scenarios"])])
 
 
-def measure(runner: GpuRunner, streams: int, sampling: str, args: argparse.Namespace) -> dict[str, Any]:
-    params = SAMPLINGS[sampling]
-    runs = [
-        once(runner, streams, args.prompt, args.new, params, args.step_tokens) for _ in range(args.repetitions + 1)
-    ][1:]
-    middle = sorted(runs, key=lambda run: run["whole"])[len(runs) // 2]
-    return {
-        "engine": "ours",
-        "precision": args.dtype,
-        "exact": args.exact,
-        "streams": streams,
-        "sampling": sampling,
-        "prompt_tokens": args.prompt,
-        "new_tokens": args.new,
-        "out_tokens_per_s": round(streams * args.new / middle["whole"], 1),
-        "decode_tokens_per_s": round(middle["decode"], 1),
-        "ttft_ms": round(1e3 * statistics.median(middle["firsts"]), 2),
-        "out_tokens_per_s_of_all_runs": [round(streams * args.new / run["whole"], 1) for run in runs],
-    }
+def vllm(folder: Path) -> Iterator[dict[str, Any]]:
+    environment = {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    for row in rows_of([sys.executable, str(folder / "bench_vllm.py"), "--flashinfer"], environment):
+        if row.get("row") == "setup":
+            start = row["import_s"] + row["engine_start_s"]
+            yield {"engine": "vllm", "row": "ready", "version": row["engine"], "start_s": round(start, 1)}
+        elif row.get("row") == "bench" and "error" not in row:
+            first = {"ttft_ms": round(1e3 * row["one_token_s"], 2)} if "one_token_s" in row else {}
+            decode = {"decode_tokens_per_s": row["decode_tok_s"]} if "decode_tok_s" in row else {}
+            yield {
+                "engine": "vllm", "precision": "bfloat16", "streams": row["batch"],
+                "sampling": GREEDY_AND_SAMPLED[row["sampling"]], "prompt_tokens": row["prompt_len"],
+                "new_tokens": row["new_tokens"], "out_tokens_per_s": row["out_tok_s"], **decode, **first,
+            }  # fmt: skip
+        elif "failed" in row or "error" in row:
+            yield {"engine": "vllm", **row}
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--sampling", nargs="+", choices=list(SAMPLINGS), default=list(SAMPLINGS)[:2])
-    parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--new", type=int, default=256)
-    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
-    parser.add_argument("--step-tokens", type=int, default=2048, help="prompt tokens computed in one step")
-    parser.add_argument("--exact", action="store_true", help="the same way for one row as for many")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
-    return parser.parse_args()
+def table(rows: list[dict[str, Any]]) -> str:
+    """Tokens per second by engine, precision and sampling, a column for each number of streams."""
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for row in rows:
+        if "out_tokens_per_s" in row:
+            key = (row["engine"], row["precision"], row["sampling"])
+            found.setdefault(key, {})[row["streams"]] = row["out_tokens_per_s"]
+    streams = sorted({each for line in found.values() for each in line})
+    head = f"{'tokens/s':50}" + "".join(f"{each:>10}" for each in streams)
+    lines = [
+        f"{', '.join(key):50}" + "".join(f"{line.get(each, float('nan')):10.1f}" for each in streams)
+        for key, line in found.items()
+    ]
+    return "\n".join([head, *lines])
 
 
 def main() -> None:
-    args = arguments()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["bfloat16"])
+    parser.add_argument("--vllm", type=Path, metavar="FOLDER")
+    parser.add_argument("--skip-tutorial", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    args = parser.parse_args()
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "ceilings": ceilings(),
-        "rows": [],
-    }
-    print(result, flush=True)
-    torch.cuda.empty_cache()
-    model = Llama(BLUELM_7B, random_weights(BLUELM_7B, getattr(torch, args.dtype)))
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    most = max(args.streams)
-    blocks = most * -(-(args.prompt + args.new) // BLOCK) + 8
-    runner = GpuRunner(model, blocks=blocks, block_size=BLOCK, vocab=TOKENIZER_SIZE, max_running=most, exact=args.exact)
-    result["ready_s"] = round(time.perf_counter() - begin, 2)
-    print(f"kernels compiled and graphs captured in {result['ready_s']} s", flush=True)
-    for sampling in args.sampling:
-        for streams in args.streams:
-            row = measure(runner, streams, sampling, args)
-            result["rows"].append(row)
-            print(
-                f"{streams:3} streams, {sampling}: {row['out_tokens_per_s']:8.1f} tokens/s, decoding alone "
-                f"{row['decode_tokens_per_s']:8.1f}, first token after {row['ttft_ms']:.1f} ms",
-                flush=True,
-            )
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "ceilings": ceilings(), "rows": [],
+    }  # fmt: skip
+    torch.cuda.empty_cache()  # the engines' processes need the room
+    print(json.dumps(result), flush=True)
+    engines = [ours(precision, args) for precision in args.precision]
+    if not args.skip_tutorial:
+        engines.append(rows_of([sys.executable, "-m", "bench.gpu_tutorial"]))
+    if args.vllm:
+        engines.append(vllm(args.vllm))
+    for row in chain(*engines):
+        result["rows"].append(row)
+        if args.out:  # after each row, so that a run that is cut off leaves what it has
+            args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result["rows"]))
 
 
 if __name__ == "__main__":
