@@ -42,7 +42,7 @@ def model() -> LlamaForCausalLM:
         num_key_value_heads=32, max_position_embeddings=2048, rms_norm_eps=1e-6,
     )  # fmt: skip
     with torch.device("meta"):
-        made = LlamaForCausalLM(config).to(torch.bfloat16)
+        made = LlamaForCausalLM(config).bfloat16()
     made.to_empty(device="cuda")
     for weight in made.parameters():
         torch.nn.init.normal_(weight, std=0.02) if weight.dim() > 1 else torch.nn.init.ones_(weight)
