@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bluelm.config import load_settings
 from bluelm.engine.client import EngineProcess
-from bluelm.engine.loader import embedded_model
+from bluelm.engine.opening import embedded_model
 from bluelm.types import Message, Phase, Role, SamplingParams
 
 TOPICS: tuple[str, ...] = ("cat", "dog", "sun", "moon", "sea", "tree", "fish", "bird")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -28,15 +29,26 @@ class Settings(BaseSettings):
 
     model: str = Field("", description="a model folder or .gguf file; empty: the embedded demo model")
     kind: Literal["auto", "chat", "base"] = Field("auto", description="chat, or plain completion; auto: by its name")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    device: str = Field("auto", description="auto, cpu, cuda (all cards), or cards by number: cuda:1, cuda:0,2")
+    engines: int = Field(0, ge=0, le=64, description="engine processes; 0: one per card, one on a CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
+    kernels: Literal["auto", "plain"] = Field("auto", description="plain: PyTorch's own operations on a card too")
+    exact: bool = Field(False, description="a row alone computed to the last bit as in company; costs 9% at one stream")
+    gpu_memory: float = Field(0.9, gt=0, description="what the engine may take of a card: up to 1 a share, above GB")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: one per core")
     context: int = Field(0, ge=0, description="tokens of prompt and answer together; 0: all that the model can hold")
     cache_tokens: int = Field(0, ge=0, description="tokens of KV cache; 0: chosen from the memory at hand")
-    max_running: int = Field(32, ge=1, le=1024, description="answers made at the same time")
+    max_running: int = Field(0, ge=0, le=1024, description="answers made at the same time; 0: 64 on a card, else 32")
     max_waiting: int = Field(256, ge=1, description="requests that may wait; one more is refused with 429")
     step_tokens: int = Field(0, ge=0, description="prompt tokens computed per step beside the answers; 0: by device")
     abandon_after_s: float = Field(15.0, gt=0, description="an answer on the page that nobody watches ends after this")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", value):
+            raise ValueError("it must be auto, cpu, cuda, or cuda: and the numbers of cards, as in cuda:0,1")
+        return value
 
     @classmethod
     def settings_customise_sources(

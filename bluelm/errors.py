@@ -10,12 +10,14 @@
     ├── Conflict                409  not while something else is under way
     ├── QueueFull               429  later; `retry_after` seconds
     ├── GenerationFailed        500  the engine could not go on with this one answer
+    │   └── OutOfMemory              a step does not fit in memory
     ├── EngineUnavailable       503  no answer can be made at the moment
     │   ├── EngineLoading            the model is being loaded
     │   ├── EngineDown               the model could not be loaded, or the engine was closed
     │   └── EngineDied               the process ended while it worked on this answer
     └── StartupError            500  the app or the engine cannot start as it is set up
         ├── SettingError             a setting with a bad value
+        ├── NotEnoughMemory          the model, or any cache beside it, does not fit
         └── CheckpointError          a model folder or file that does not fit
 
 A message is a whole English sentence followed by a remedy. The page words its own in the reader's language
@@ -135,6 +137,10 @@ class GenerationFailed(BlueLMError):
     status = 500
 
 
+class OutOfMemory(GenerationFailed):
+    code = "out_of_memory"
+
+
 class EngineUnavailable(BlueLMError):
     code = "engine_unavailable"
     status = 503
@@ -175,6 +181,10 @@ class StartupError(BlueLMError):
 
 class SettingError(StartupError):
     code = "bad_setting"
+
+
+class NotEnoughMemory(StartupError):
+    code = "not_enough_memory"
 
 
 class CheckpointError(StartupError):

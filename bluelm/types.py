@@ -233,7 +233,8 @@ class EngineState:
 
     progress: of the load, 0 to 1; detail: what is being done, or what went wrong. model: None until it is known.
     running, waiting: requests. cache_used, cache_total: tokens of KV cache. restarts: times it died.
-    pid: of the process, or None.
+    pid: of the process, or None. gpu_memory_used (by all programs), gpu_memory_total: bytes, 0 without a card.
+    engines, engines_ready: processes that there are, and that can answer now; figures are sums over them.
     """
 
     phase: Phase
@@ -246,3 +247,7 @@ class EngineState:
     cache_total: int = 0
     restarts: int = 0
     pid: int | None = None
+    gpu_memory_used: int = 0
+    gpu_memory_total: int = 0
+    engines: int = 1
+    engines_ready: int = 0

@@ -104,6 +104,8 @@ STRINGS: dict[Language, dict[str, str]] = {
         "error.engine_unavailable": "No answer can be made at the moment. Try again in some seconds.",
         "error.generation_failed": "The engine could not go on with this answer. Press Retry, or change the message or "
         "the settings.",
+        "error.out_of_memory": "The memory is not enough for this answer. Ask something shorter, or give the engine "
+        "more memory (see the log of the app).",
         "error.invalid_parameter": "{param} is {value}, but must be {must}. Change it in the sidebar.",
         "error.unsupported_option": "{param} is not supported here. {remedy}",
         "error.wrong_model_kind": "This is a base model, which continues texts but cannot chat. Start the app with a "
@@ -198,6 +200,7 @@ STRINGS: dict[Language, dict[str, str]] = {
         "error.engine_down": "模型没有在运行。请查看应用日志并重新启动应用。",
         "error.engine_unavailable": "暂时无法回答，请过几秒再试。",
         "error.generation_failed": "引擎无法继续这次回答。请点“重试”，或修改消息或设置。",
+        "error.out_of_memory": "显存不足，无法完成这次回答：请缩短内容，或为引擎留出更多显存（见应用日志）。",
         "error.invalid_parameter": "{param} 的值 {value} 无效（要求：{must}），请在侧边栏修改。",
         "error.unsupported_option": "这里不支持 {param}。{remedy}",
         "error.wrong_model_kind": "这是基座模型，只会续写，不能对话。请换用对话模型启动应用。",

@@ -10,8 +10,8 @@ import torch
 from bluelm.engine.attention import Span, Step
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.gguf_weights import gguf_config, load_gguf
-from bluelm.engine.loader import embedded_model
 from bluelm.engine.model import KVCache, Llama
+from bluelm.engine.opening import embedded_model
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
 from bluelm.types import Message, Role, SamplingParams
 from tests.tiny import engine_parts, greedy, row, step

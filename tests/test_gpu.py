@@ -1,6 +1,6 @@
-"""The card's kernels without a card: test_gpu_kernels.py in Triton's interpreter, in a process of its own.
+"""The card's kernels without a card: test_gpu_kernels.py and test_gpu_serving.py in Triton's interpreter.
 
-The interpreter has to be chosen before Triton is imported, and other tests may have imported it.
+In a process of its own: the interpreter has to be chosen before Triton is imported, and other tests may have done it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FILES = ("tests/test_gpu_kernels.py", "tests/test_gpu_serving.py")
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not made for this system")
 def test_the_kernels_in_the_interpreter() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_gpu_kernels.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_gpu_kernels.py",
+            "tests/test_gpu_serving.py",
+        ],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         text=True,

@@ -146,7 +146,7 @@ def test_attention_over_blocks_in_any_order(dtype: torch.dtype, heads: int, kv: 
 def draw(logits: torch.Tensor, vocab: int, params: list[SamplingParams], seen: list[list[int]], seed: int = 1) -> list:
     """Tokens of rows with these settings, through the device's sampler."""
     count, width = logits.shape
-    states = States(count, width, 1, 0, DEVICE)
+    states = States(count, width, 1, DEVICE)
     made = [Row(str(i), [*s, 0], p, seed + i, 99) for i, (p, s) in enumerate(zip(params, seen, strict=True))]
     states.place(made)
     for each in made:

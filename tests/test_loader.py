@@ -16,7 +16,9 @@ from bluelm.engine.client import EngineProcess
 from bluelm.engine.core import Request
 from bluelm.engine.identity import folder_defaults, folder_kind, folder_name
 from bluelm.engine.intake import admit
-from bluelm.engine.loader import embedded_model, load
+from bluelm.engine.loader import load
+from bluelm.engine.opening import embedded_model
+from bluelm.engine.runner import Runner
 from bluelm.engine.selftest import check
 from bluelm.engine.tokenizer import Tokenizer, from_folder
 from bluelm.errors import CheckpointError, SettingError, UnsupportedOption, WrongModelKind
@@ -174,7 +176,8 @@ def test_a_tokenizer_that_does_not_fit_is_found_at_load(tmp_path: Path) -> None:
 def test_a_tokenizer_that_cuts_a_marker_or_changes_a_text_is_found(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     loaded = load(load_settings(model=str(tmp_path)), quiet)
-    model, whole = loaded.core.runner.model, loaded.tokenizer  # type: ignore[attr-defined]
+    runner, whole = loaded.core.runner, loaded.tokenizer
+    assert isinstance(runner, Runner)
 
     class Cutting(Tokenizer):
         def __init__(self) -> None:
@@ -188,9 +191,9 @@ def test_a_tokenizer_that_cuts_a_marker_or_changes_a_text_is_found(tmp_path: Pat
             return super().decode(ids).upper()
 
     with pytest.raises(CheckpointError, match=r"tokenizer\.model cuts"):
-        check(model, Cutting(), tmp_path)
+        check(runner, runner.model, Cutting(), tmp_path)
     with pytest.raises(CheckpointError, match=r"tokenizer\.model changes a text"):
-        check(model, Changing(), tmp_path)
+        check(runner, runner.model, Changing(), tmp_path)
 
 
 def test_weights_that_give_no_numbers_are_found_at_load(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Serving(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(BLOCKS, BLOCK)
-        self.scheduler = Scheduler(self.pool, max_running=5, step_tokens=7)
+        self.scheduler = Scheduler(self.pool, max_running=5, step_tokens=7, alone_tokens=12)
         self.rows: list[Row] = []
         self.content: dict[tuple[int, int], int] = {}  # (block, place) -> token whose keys stand there
         self.count = 0
@@ -32,6 +32,14 @@ class Serving(RuleBasedStateMachine):
         row = Row(str(self.count), list(prompt), SamplingParams(), 0, len(prompt) + new)
         self.rows.append(row)
         self.scheduler.add(row)
+
+    @rule()
+    def out_of_memory(self) -> None:
+        """A step that was planned and not computed: the next one is smaller, and nobody is lost."""
+        before = self.scheduler.alone_tokens
+        self.scheduler.plan()
+        if self.scheduler.shrink():
+            assert self.scheduler.step_tokens <= self.scheduler.alone_tokens < before
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
@@ -45,7 +53,9 @@ class Serving(RuleBasedStateMachine):
         pieces = self.scheduler.plan()
         assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
         assert len({id(piece.row) for piece in pieces}) == len(pieces)
-        assert sum(piece.count for piece in pieces) <= max(7, len(self.scheduler.running))
+        decoding = any(piece.count == 1 and len(piece.row.tokens) > piece.row.prompt_tokens for piece in pieces)
+        budget = self.scheduler.step_tokens if decoding else self.scheduler.alone_tokens
+        assert sum(piece.count for piece in pieces) <= max(budget, len(self.scheduler.running))
         for piece in pieces:
             row = piece.row
             assert row.computed == piece.start and piece.count >= 1
@@ -115,6 +125,20 @@ def test_a_long_prompt_does_not_stop_those_who_decode() -> None:
         assert pieces[0].row is short and pieces[0].samples and sum(p.count for p in pieces) <= 8
         for piece in pieces:
             scheduler.commit(piece, 2 if piece.samples else None)
+
+
+def test_prompts_come_in_larger_steps_where_nobody_waits_for_a_next_token() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK), max_running=4, step_tokens=8, alone_tokens=20)
+    scheduler.add(Row("first", [1] * 30, SamplingParams(), 0, 40))
+    sizes: list[list[int]] = []
+    for _ in range(4):
+        if len(sizes) == 2:
+            scheduler.add(Row("second", [2] * 30, SamplingParams(), 0, 40))
+        pieces = scheduler.plan()
+        sizes.append([piece.count for piece in pieces])
+        for piece in pieces:
+            scheduler.commit(piece, 2 if piece.samples else None)
+    assert sizes == [[20], [10], [1, 7], [1, 7]]
 
 
 def test_equal_requests_end_in_the_order_they_came() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bluelm.engine import gguf_tokenizer
 from bluelm.engine.gguf_file import GGUFFile
-from bluelm.engine.loader import embedded_model
+from bluelm.engine.opening import embedded_model
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
 from bluelm.errors import CheckpointError
 from bluelm.prompt import BlueLMTemplate, Part, plain, text_of

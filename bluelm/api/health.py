@@ -37,6 +37,10 @@ def _told(state: EngineState) -> dict[str, object]:
         "waiting": state.waiting,
         "cache_used": state.cache_used,
         "cache_total": state.cache_total,
+        "gpu_memory_used": state.gpu_memory_used,
+        "gpu_memory_total": state.gpu_memory_total,
+        "engines": state.engines,
+        "engines_ready": state.engines_ready,
         "restarts": state.restarts,
         "version": __version__,
     }

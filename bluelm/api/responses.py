@@ -169,5 +169,9 @@ class Health(BaseModel):
     waiting: int = Field(description="answers that wait for their turn")
     cache_used: int = Field(description="tokens of KV cache in use")
     cache_total: int
+    gpu_memory_used: int = Field(description="bytes of the cards in use, by all programs; 0 without a card")
+    gpu_memory_total: int
+    engines: int = Field(description="engine processes, one per card")
+    engines_ready: int
     restarts: int = Field(description="times the engine died and came back")
     version: str

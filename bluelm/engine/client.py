@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
@@ -48,8 +49,10 @@ log = logging.getLogger("bluelm.engine")
 class EngineProcess:
     """An Engine in a process of its own. One thread here supervises it; `submit` and the rest are for any thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+        """environment: variables for the process, beside those of this one."""
         self._settings = settings
+        self._environment = {**ENVIRONMENT, **os.environ, **(environment or {})}
         self._lock = threading.Lock()
         self._state = EngineState(Phase.LOADING, detail="starting")
         self._line: Line | None = None
@@ -66,7 +69,12 @@ class EngineProcess:
 
     def state(self) -> EngineState:
         with self._lock:
-            return self._state
+            return replace(self._state, engines_ready=int(self._state.phase is Phase.READY))
+
+    @property
+    def open(self) -> int:
+        """Answers that have not ended yet."""
+        return len(self._open)
 
     def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
         id = f"{os.getpid():x}-{time.time_ns():x}-{next(self._ids):x}"
@@ -180,7 +188,7 @@ class EngineProcess:
         with ours, theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "bluelm.engine.worker", str(theirs.fileno())],
-                cwd=ROOT, env=ENVIRONMENT | os.environ, pass_fds=[theirs.fileno()], process_group=0,
+                cwd=ROOT, env=self._environment, pass_fds=[theirs.fileno()], process_group=0,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
             connection = Connection(ours.detach())
@@ -203,8 +211,11 @@ class EngineProcess:
                 reply = self._replies.get(id)
                 if reply is not None:
                     reply.put(said if isinstance(said, Accepted) else BlueLMError.from_wire(said.error))
-            case Pulse(running, waiting, cache_used):
-                self._set(running=running, waiting=waiting, cache_used=cache_used)
+            case Pulse(running, waiting, cache_used, gpu_used, gpu_total):
+                self._set(
+                    running=running, waiting=waiting, cache_used=cache_used, gpu_memory_used=gpu_used,
+                    gpu_memory_total=gpu_total,
+                )  # fmt: skip
             case Loading(phase, progress):
                 self._set(detail=phase, progress=progress)
             case Ready(model, cache_tokens):

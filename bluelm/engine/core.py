@@ -5,6 +5,7 @@ Knows tokens and text, no processes, no torch. One thread calls it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Protocol
 from bluelm.engine.scheduler import Piece, Row, Scheduler
 from bluelm.engine.tokenizer import StopStrings, Tokenizer
 from bluelm.engine.wire import Failed, Grown
-from bluelm.errors import BlueLMError, GenerationFailed
+from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory
 from bluelm.types import FinishReason, SamplingParams, Usage
+
+log = logging.getLogger("bluelm.engine")
 
 
 class Runs(Protocol):
@@ -108,6 +111,11 @@ class EngineCore:
             answer.begun_at = answer.begun_at or begun
         try:
             tokens = self.runner.run(pieces)
+        except OutOfMemory as error:
+            if self.scheduler.shrink():  # nothing was committed: the same tokens are computed again, fewer at a time
+                log.warning("%s Steps have %d tokens from now on.", error.message, self.scheduler.alone_tokens)
+                return []
+            return [self._fail(self._answers[piece.row.id], error) for piece in pieces]
         except BlueLMError as error:  # this step's rows cannot go on; others can
             return [self._fail(self._answers[piece.row.id], error) for piece in pieces]
         news = (self._commit(piece, token) for piece, token in zip(pieces, tokens, strict=True))

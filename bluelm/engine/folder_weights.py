@@ -12,7 +12,8 @@ from bluelm.engine.checkpoint import Checkpoint, read_json
 from bluelm.engine.linear import Stored
 from bluelm.engine.model import LlamaConfig, Weights
 from bluelm.engine.quantized import unpack
-from bluelm.engine.weights import PARTS, Progress, assemble, check_shape
+from bluelm.engine.upload import Buffers, Upload
+from bluelm.engine.weights import PARTS, Preview, Progress, assemble, check_shape, in_order
 from bluelm.errors import CheckpointError
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,21 +43,25 @@ def quantization(checkpoint: Checkpoint) -> str | None:
 
 
 def load_folder(
-    checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress
-) -> Weights:
+    checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress,
+    preview: Preview = lambda _: None,
+) -> Weights:  # fmt: skip
     """All tensors as a model that computes in `dtype`. Strict: missing, extra and misshapen ones are named.
 
-    Every tensor gets memory of its own, so that each shard is let go as soon as it is done.
+    Every tensor gets memory of its own, so that each shard is let go as soon as it is done. progress, preview: see
+    assemble.
     """
     tied = bool(checkpoint.config.get("tie_word_embeddings", False))
-    source = _Source(checkpoint, config, dtype, device)
-    if tied and source.stable:
+    if tied and is_stable(checkpoint):
         raise CheckpointError(
             f"{checkpoint.path / 'config.json'} ties lm_head to an embedding with a LayerNorm, which no BlueLM does: "
             "download it again."
         )
-    weights = assemble(config, source.fetch, tied=tied, dtype=dtype, progress=progress)
-    checkpoint.close()
+    source = _Source(checkpoint, config, dtype, device)
+    try:
+        weights = assemble(config, source.fetch, tied=tied, dtype=dtype, progress=progress, preview=preview)
+    finally:
+        source.close()
     extra = sorted(source.left - {"lm_head.weight"} if tied else source.left)
     if extra:
         raise CheckpointError(
@@ -67,14 +72,30 @@ def load_folder(
     return weights
 
 
+def is_stable(checkpoint: Checkpoint) -> bool:
+    """Whether the embedding has a LayerNorm behind it."""
+    return bool(checkpoint.config.get("use_stable_embedding", False))
+
+
 class _Source:
-    """Gives each tensor once. left: names not given yet. stable: the embedding has a LayerNorm behind it."""
+    """Gives each tensor once. left: names not given yet."""
 
     def __init__(self, checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.checkpoint, self.config, self.dtype, self.device = checkpoint, config, dtype, device
         self.left = {name for name in checkpoint.names if not IGNORED.search(name)}
-        self.stable = bool(checkpoint.config.get("use_stable_embedding", False))
+        self.stable = is_stable(checkpoint)
         self.kind = quantization(checkpoint)
+        names = [name for name in self._in_order() if name in self.left]
+        self.upload = Upload(checkpoint.tensor, names, Buffers(device).sent) if device.type == "cuda" else None
+
+    def _in_order(self) -> list[str]:
+        first, *others = in_order(self.config, tied=False)
+        return [first, *(f"{EMBEDDING_NORM}.{part}" for part in ("weight", "bias")), *others]
+
+    def close(self) -> None:
+        if self.upload is not None:
+            self.upload.close()
+        self.checkpoint.close()
 
     def fetch(self, name: str) -> Stored:
         base = name.removesuffix(".weight")
@@ -89,12 +110,12 @@ class _Source:
             )
         if name == EMBEDDING and self.stable:
             return self._folded(tensor)
-        copied_later = name.removesuffix(".weight").endswith(FUSED)
-        return tensor.to(device=self.device, dtype=self.dtype, copy=not copied_later)
+        mapped = tensor.device.type == "cpu" and not name.removesuffix(".weight").endswith(FUSED)  # else copied later
+        return tensor.to(device=self.device, dtype=self.dtype, copy=mapped)
 
     def _take(self, name: str) -> Tensor:
         self.left.discard(name)
-        return self.checkpoint.tensor(name)
+        return self.checkpoint.tensor(name) if self.upload is None else self.upload.tensor(name)
 
     def _packed(self, kind: str, base: str) -> Stored:
         parts = {part: self._take(f"{base}.{part}") for part in PACKED if f"{base}.{part}" in self.left}

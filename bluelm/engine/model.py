@@ -6,7 +6,9 @@ The matrices that read the same input are fused at load: query, key and value in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,8 +95,21 @@ class KVCache:
 
     def __init__(self, config: LlamaConfig, slots: int, like: Tensor) -> None:
         shape = (config.layers, slots, config.kv_heads, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys, self.values = zeros(shape, like), zeros(shape, like)
+
+    def resize(self, slots: int) -> None:
+        """Another number of slots; what they held is gone."""
+        layers, _, kv_heads, head_dim = self.keys.shape
+        shape = (layers, slots, kv_heads, head_dim)
+        self.keys, self.values = zeros(shape, self.keys), zeros(shape, self.keys)
+
+
+def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Of the dtype and on the device of `like`; on a CPU memory is taken only as it is written to (by numpy)."""
+    if like.device.type != "cpu":
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    bytes = np.zeros(prod(shape) * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(bytes).view(like.dtype).view(shape)
 
 
 class Llama:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.attention import RowGroup, Span, Step, padded_length
+from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.sampler import sample_row, uniform
 from bluelm.engine.scheduler import Piece, Row
@@ -17,18 +18,43 @@ FAILED = -1  # stands for a token where the model gave no numbers
 
 
 class Runner:
-    """A model with its cache. vocab: ids from here on exist in the model but not in the tokenizer: never sampled."""
+    """A model with its cache, by PyTorch's own operations on any device.
 
-    def __init__(self, model: Llama, *, blocks: int, block_size: int, vocab: int) -> None:
+    blocks: of the cache (0: `open` makes it later); vocab: ids from here on exist in the model but not in the
+    tokenizer: they are never sampled.
+    """
+
+    batches = (1, 2)  # numbers of rows that are worth a test of their own
+
+    def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0) -> None:
         self.model = model
         self.block_size = block_size
         self.vocab = vocab
         self.device = model.weights.norm.device
-        self.cache = KVCache(model.config, blocks * block_size, model.weights.norm)
+        self.blocks = blocks
+        self.cache = KVCache(model.config, max(blocks, 1) * block_size, model.weights.norm)
+
+    def open(self, blocks: int) -> None:
+        """Make the cache. Until then all rows are in block 0."""
+        self.blocks = blocks
+        self.cache.resize(blocks * self.block_size)
 
     @torch.inference_mode()
+    def run_for_logits(self, pieces: Sequence[Piece]) -> tuple[list[int | None], Tensor]:
+        """`run`, and what the tokens were taken from: [pieces, vocab] float32. All sample; all are prompts, or all are
+        single tokens of rows of one length."""
+        logits = self.model.forward(self._step(pieces), self.cache)[:, : self.vocab].float()
+        return [self._sample(row.clone(), piece.row) for row, piece in zip(logits, pieces, strict=True)], logits
+
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
-        """The next token of each piece that samples (FAILED if its logits are not numbers), None for the others."""
+        """The next token of each piece that samples (FAILED if its logits are not numbers), None for the others.
+
+        Raises OutOfMemory; the same step, or another, may be run then.
+        """
+        with torch.inference_mode(), step_fits():
+            return self._run(pieces)
+
+    def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         ordered = sorted(pieces, key=_place)
         logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab].float())
         tokens = {piece.row.id: self._sample(next(logits), piece.row) for piece in ordered if piece.samples}

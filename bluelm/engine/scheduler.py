@@ -1,8 +1,8 @@
 """Who computes what in the next step: continuous batching over a paged cache. Plain data, no torch.
 
 Every step serves all answers that are being made (one token each) and fills what is left of its token budget with
-pieces of waiting prompts, oldest first. When the cache is full the youngest gives its blocks back and is computed
-anew later; nobody fails.
+pieces of waiting prompts, oldest first; the budget is larger where nobody waits for a next token. When the cache is
+full the youngest gives its blocks back and is computed anew later; nobody fails.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from bluelm.engine.cache import BlockPool, digest
 from bluelm.types import SamplingParams
+
+FEWEST_TOKENS = 16  # of a step that is made smaller
 
 
 @dataclass(eq=False, slots=True)
@@ -53,12 +55,17 @@ class Piece:
 
 
 class Scheduler:
-    """Rows wait, run and leave. `plan` a step, compute it, `commit` its tokens; `remove` at any time between steps."""
+    """Rows wait, run and leave. `plan` a step, compute it, `commit` its tokens; `remove` at any time between steps.
 
-    def __init__(self, pool: BlockPool, *, max_running: int, step_tokens: int) -> None:
+    step_tokens: computed in a step that some answers get their next token from; alone_tokens: in any other (as many,
+    if not given).
+    """
+
+    def __init__(self, pool: BlockPool, *, max_running: int, step_tokens: int, alone_tokens: int = 0) -> None:
         self.pool = pool
         self.max_running = max_running
         self.step_tokens = step_tokens
+        self.alone_tokens = max(alone_tokens, step_tokens)
         self.running: list[Row] = []  # oldest first
         self.waiting: deque[Row] = deque()
         self.preemptions = 0
@@ -91,7 +98,7 @@ class Scheduler:
         for row in list(self.running):
             if row in self.running and row.computed == len(row.tokens) - 1 and self._grow(row, len(row.tokens)):
                 pieces.append(Piece(row, row.computed, 1))
-        budget = max(self.step_tokens - len(pieces), 1)
+        budget = max(self.step_tokens - len(pieces), 1) if pieces else self.alone_tokens
         for row in list(self.running):
             if budget and row in self.running and row.computed < len(row.tokens) - 1:
                 budget -= self._prefill(row, budget, pieces)
@@ -100,6 +107,14 @@ class Scheduler:
         while budget and self.waiting and len(self.running) < self.max_running and self._admit():
             budget -= self._prefill(self.running[-1], budget, pieces)
         return pieces
+
+    def shrink(self) -> bool:
+        """Plan smaller steps from now on, since the last one did not fit in memory; False if they cannot be smaller."""
+        if self.alone_tokens <= FEWEST_TOKENS:
+            return False
+        self.alone_tokens = max(self.alone_tokens // 2, FEWEST_TOKENS)
+        self.step_tokens = min(self.step_tokens, self.alone_tokens)
+        return True
 
     def commit(self, piece: Piece, token: int | None) -> None:
         """Note that a piece was computed, and the token it gave (None for a piece that does not sample)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,21 +13,31 @@ from torch import Tensor
 from bluelm.engine.attention import Span, Step
 from bluelm.engine.linear import Dense
 from bluelm.engine.model import KVCache, Llama, Weights
+from bluelm.engine.runner import Runner
+from bluelm.engine.scheduler import Piece, Row
 from bluelm.engine.tokenizer import Tokenizer
 from bluelm.engine.weights import PARTS
-from bluelm.errors import CheckpointError
+from bluelm.errors import CheckpointError, StartupError
 from bluelm.prompt import AI, HUMAN, BlueLMTemplate, plain
-from bluelm.types import Message, Role
+from bluelm.types import Message, Role, SamplingParams
+
+if TYPE_CHECKING:
+    from bluelm.engine.gpu.runner import GpuRunner
 
 SAMPLE = "Hello, 世界 2024"
 TURNS = (Message(Role.USER, "Hello"), Message(Role.ASSISTANT, "Hi"), Message(Role.USER, "你好"))
+GREEDY = SamplingParams(temperature=0.0)
+FEW, MANY = 24, 600  # tokens that are tried; many, so that a card's programs share out a row
+BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}  # correct kernels stay far below
+log = logging.getLogger("bluelm.engine")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # in the order in which they are read
 
 
-def check(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
-    """Raises CheckpointError, which names the file at fault, if tokenizer and weights do not work together.
+def check(runner: Runner | GpuRunner, model: Llama, tokenizer: Tokenizer, path: Path) -> None:
+    """Raises CheckpointError, which names the file at fault, if tokenizer and weights do not work together, and
+    StartupError if what will be served computes something else than the plain model.
 
-    path: the checkpoint's folder or file.
+    runner: what serves `model`, with its cache. path: the checkpoint's folder or file.
     """
     file = next((path / name for name in TOKENIZERS if (path / name).exists()), path)
     ids = tokenizer.encode(plain(SAMPLE))
@@ -43,24 +55,68 @@ def check(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
         for marker in (*own, *tokenizer.template.stop_markers):
             if marker not in pieces:
                 raise CheckpointError(f"The tokenizer in {file} cuts {marker} into pieces: download the file again.")
-    _finite(model, ids, path)
+    longest = min(runner.blocks * runner.block_size, model.config.context, FEW if runner.device.type == "cpu" else MANY)
+    ids = (ids * -(-longest // len(ids)))[:longest]
+    expected = _plain(model, ids)
+    if not torch.isfinite(expected).all():
+        raise _no_numbers(model, path)
+    _served(runner, ids, expected[:, : tokenizer.size].float())
 
 
-def _finite(model: Llama, ids: list[int], path: Path) -> None:
+def _plain(model: Llama, ids: list[int]) -> Tensor:
+    """Logits [2, vocab] behind the last two tokens, without what is served."""
     places = torch.arange(len(ids), device=model.weights.norm.device)
     whole = Span(0, len(ids), places, None)
-    step = Step(torch.tensor(ids, device=places.device), places, places, (), (whole,), places[-1:])
-    logits = model.forward(step, KVCache(model.config, len(ids), model.weights.norm))
-    if torch.isfinite(logits).all():
-        return
+    step = Step(torch.tensor(ids, device=places.device), places, places, (), (whole,), places[-2:])
+    return model.forward(step, KVCache(model.config, len(ids), model.weights.norm))
+
+
+def _served(runner: Runner | GpuRunner, ids: list[int], expected: Tensor) -> None:
+    """A prompt, and its last token in each size of batch, as they will be served: [2, vocab] are to come out.
+
+    All rows have the same tokens in the same blocks, so that a small cache is enough.
+    """
+    blocks = list(range(-(-len(ids) // runner.block_size)))
+    worst = 0.0
+    for batch in (0, *runner.batches):
+        count = len(ids) if batch else len(ids) - 1
+        rows = [Row(f"test {i}", ids[:count], GREEDY, 0, count, blocks=blocks) for i in range(batch or 1)]
+        pieces = [Piece(row, count - 1, 1) if batch else Piece(row, 0, count) for row in rows]
+        tokens, logits = runner.run_for_logits(pieces)
+        error = _error(logits, expected[1 if batch else 0])
+        worst = max(worst, error)
+        if not error < BOUND[runner.cache.keys.dtype] or not _are_likeliest(tokens, logits):
+            raise StartupError(
+                f"The engine computes wrong numbers on this device: {error:.1%} off for {batch or 'a prompt of'} "
+                f"{'rows' if batch else f'{count} tokens'}. Update PyTorch, Triton and the driver, or set "
+                "BLUELM_KERNELS to plain (slower), or BLUELM_DEVICE to cpu."
+            )
+    log.info("what is served differs from the plain model by %.2g%% at most", 100 * worst)
+
+
+def _error(logits: Tensor, expected: Tensor) -> float:
+    """The worst row's distance from what is expected, relative to that; NaN where a number is none."""
+    return float(((logits - expected).norm(dim=-1) / expected.norm()).max())
+
+
+def _are_likeliest(tokens: Sequence[int | None], logits: Tensor) -> bool:
+    """Whether each token is its row's likeliest, or as good as that."""
+    chosen = torch.tensor([-1 if token is None else token for token in tokens], device=logits.device)
+    if chosen.min() < 0:
+        return False
+    best, picked = logits.amax(dim=-1), logits.gather(1, chosen[:, None])[:, 0]
+    return bool((picked >= best - 1e-3 * best.abs()).all())
+
+
+def _no_numbers(model: Llama, path: Path) -> CheckpointError:
     bad = next((name for name, tensor in _tensors(model.weights) if not torch.isfinite(tensor).all()), None)
     if bad is not None:
-        raise CheckpointError(
+        return CheckpointError(
             f"The weights in {path} are damaged, {bad} holds NaN or infinity: download them again, or set BLUELM_DTYPE "
             "to bfloat16 or float32 if it is float16.",
             tensor=bad,
         )
-    raise CheckpointError(
+    return CheckpointError(
         f"The model in {path} gives no numbers (NaN or infinity) in {model.weights.precision}, though its weights are "
         "numbers: set BLUELM_DTYPE to bfloat16 or float32; if that does not help, download it again."
     )

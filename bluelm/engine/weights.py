@@ -13,6 +13,7 @@ from bluelm.engine.model import Layer, LlamaConfig, Weights
 from bluelm.errors import CheckpointError
 
 Progress = Callable[[float], None]
+Preview = Callable[[Weights], None]
 Fetch = Callable[[str], Stored]
 
 PARTS = {
@@ -56,6 +57,14 @@ def numbers(config: LlamaConfig, *, tied: bool) -> int:
     return outside + config.layers * sum(size for part, size in sizes.items() if part not in OUTSIDE)
 
 
+def in_order(config: LlamaConfig, *, tied: bool) -> list[str]:
+    """The names that `assemble` asks for, in its order."""
+    inside = [name for part, names in PARTS.items() if part not in OUTSIDE for name in names]
+    layers = [f"model.layers.{index}.{name}" for index in range(config.layers) for name in inside]
+    names = ["model.embed_tokens", *layers, "model.norm", *([] if tied else ["lm_head"])]
+    return [f"{name}.weight" for name in names]
+
+
 def assemble(
     config: LlamaConfig,
     fetch: Fetch,
@@ -63,6 +72,7 @@ def assemble(
     tied: bool,
     dtype: torch.dtype | None = None,
     progress: Progress = lambda _: None,
+    preview: Preview = lambda _: None,
 ) -> Weights:
     """Weights from tensors given by Llama's usual names ("model.layers.0.self_attn.q_proj.weight").
 
@@ -70,6 +80,7 @@ def assemble(
     order in which checkpoints are written, so that a shard is done with before the next but one is begun.
     dtype: what the model computes in (needed where tensors are in 4 bits).
     progress: called with the share of the model's numbers that is there, 0 to 1.
+    preview: called once, with a model of the first layer alone, of the same shapes, as soon as that is there.
     Raises CheckpointError, which names the tensor.
     """
     shapes = _shapes(config)
@@ -104,6 +115,8 @@ def assemble(
             down=linear(matrix("down", prefix), dtype),
         )
         layers.append(layer)
+        if index == 0:
+            preview(Weights(embedding, (layer,), layer.input_norm, linear(embedding, dtype), True))
     norm = vector("norm")
     head = linear(embedding if tied else matrix("lm_head"), dtype)
     return Weights(embedding, tuple(layers), norm, head, tied)

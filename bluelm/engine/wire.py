@@ -93,11 +93,13 @@ class Step(_Said, frozen=True):
 
 
 class Pulse(_Said, frozen=True):
-    """Sent about twice a second: a sign of life, and figures for whoever looks."""
+    """Sent about twice a second: a sign of life, and figures for whoever looks (see EngineState)."""
 
     running: int
     waiting: int
     cache_used: int
+    gpu_memory_used: int
+    gpu_memory_total: int
 
 
 ToApp = Loading | Ready | Fatal | Accepted | Refused | Step | Pulse

@@ -19,6 +19,7 @@ from bluelm.config import Settings
 from bluelm.engine.core import Request
 from bluelm.engine.intake import admit
 from bluelm.engine.loader import Loaded, load
+from bluelm.engine.memory import card_memory
 from bluelm.engine.wire import (
     Accepted,
     Cancel,
@@ -49,7 +50,8 @@ class Worker:
         self.core = loaded.core
         self.tokenizer = loaded.tokenizer
         self.window = loaded.info.context
-        self.most = settings.max_running + settings.max_waiting
+        self.most = loaded.max_running + settings.max_waiting
+        self._on_card = loaded.info.device == "cuda"
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -64,7 +66,9 @@ class Worker:
 
     def pulse(self) -> Pulse:
         scheduler = self.core.scheduler
-        return Pulse(len(scheduler.running), len(scheduler.waiting) + self._inbox.qsize(), scheduler.used_tokens)
+        free, total = card_memory() if self._on_card else (0, 0)
+        waiting = len(scheduler.waiting) + self._inbox.qsize()
+        return Pulse(len(scheduler.running), waiting, scheduler.used_tokens, total - free, total)
 
     def _take_in(self) -> list[Grown | Failed]:
         news: list[Grown | Failed] = []
@@ -119,7 +123,7 @@ def main(fd: int) -> None:
     def beat() -> None:
         while True:
             try:
-                line.send(worker.pulse() if worker else Pulse(0, 0, 0))
+                line.send(worker.pulse() if worker else Pulse(0, 0, 0, 0, 0))
             except OSError:
                 os._exit(0)
             time.sleep(PULSE_S)
@@ -132,7 +136,10 @@ def main(fd: int) -> None:
         line.send(Fatal(error.to_wire()))
         return
     worker = Worker(line, loaded, settings)
-    log.info("ready: %s, %d tokens of cache", loaded.info.id, loaded.cache_tokens)
+    log.info(
+        "ready: %s in %s on %s, a cache of %d tokens, up to %d answers at a time",
+        loaded.info.id, loaded.info.dtype, loaded.info.device, loaded.cache_tokens, loaded.max_running,
+    )  # fmt: skip
     line.send(Ready(loaded.info, loaded.cache_tokens))
     worker.run()
 

@@ -56,9 +56,9 @@ class Decoder:
         self._qkv = like.new_zeros(most, (config.heads + 2 * config.kv_heads) * config.head_dim)
         self._attended = like.new_zeros(most, config.heads * config.head_dim)
         self._inner = like.new_zeros(most, config.intermediate)
-        self._logits = torch.zeros(most, weights.embedding.shape[0], dtype=torch.float32, device=self.device)
+        self.logits = torch.zeros(most, weights.embedding.shape[0], dtype=torch.float32, device=self.device)
         self._parts = Parts(most, config.hidden, self.device)
-        self._scratch = Scratch.make(most, self._logits.shape[1], self.device)
+        self._scratch = Scratch.make(most, self.logits.shape[1], self.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def batch(self, rows: int) -> int:
@@ -95,8 +95,8 @@ class Decoder:
 
     def sample(self, rows: int) -> None:
         """From the residual x [rows, hidden] to the states' next tokens."""
-        self._multiply("lm_head", self.x, self.weights.lm_head, self._logits, rows, PLAIN, self.weights.norm)
-        sample(self._logits, self.slots, self.states, self._scratch, rows, self.vocab)
+        self._multiply("lm_head", self.x, self.weights.lm_head, self.logits, rows, PLAIN, self.weights.norm)
+        sample(self.logits, self.slots, self.states, self._scratch, rows, self.vocab)
 
     def _layer(self, index: int, rows: int) -> None:
         layer = self.weights.layers[index]

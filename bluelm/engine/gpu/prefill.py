@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -19,6 +19,7 @@ from bluelm.engine.scheduler import Piece
 
 _GRAPH_TOKENS = (16, 32, 64, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
 _GRAPH_PIECES = 8
+_GATHERED = 8192  # tokens of cache that are gathered at once, at most (or one row of the longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +57,19 @@ class _Graph:
 class Prefill:
     """Computes pieces of prompts; their keys and values go to the cache.
 
-    spare: a slot that nobody reads, for the padding of a captured batch. context: tokens that a row has at most.
+    spare: a slot that nobody reads, for the padding of a captured batch.
     """
 
     def __init__(
         self, config: LlamaConfig, weights: Weights, cache: KVCache, cos: Tensor, sin: Tensor,
-        *, block_size: int, spare: int,
+        *, block_size: int,
     ) -> None:  # fmt: skip
         self.config = config
         self.weights = weights
         self.cache = cache
         self.cos, self.sin = cos, sin
         self.block_size = block_size
-        self.spare = spare
+        self.spare = 0
         self.device = weights.norm.device
         self._flash = self.device.type == "cuda" and weights.norm.dtype in (torch.bfloat16, torch.float16)
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -99,6 +100,21 @@ class Prefill:
 
     def __call__(self, pieces: Sequence[Piece]) -> Tensor:
         """The residual [pieces, hidden] of each piece's last token, before the last norm."""
+        groups = list(self._groups(pieces))
+        return self._some(pieces) if len(groups) == 1 else torch.cat([self._some(group) for group in groups])
+
+    def _groups(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+        """In order, so many at a time that what is gathered for them stays small."""
+        most = max(_GATHERED, self.cos.shape[0])
+        group: list[Piece] = []
+        for piece in pieces:
+            if group and sum(each.start + each.count for each in [*group, piece]) > most:
+                yield group
+                group = []
+            group.append(piece)
+        yield group
+
+    def _some(self, pieces: Sequence[Piece]) -> Tensor:
         columns, row_slots = self._columns(pieces)
         counts = [piece.count for piece in pieces]
         lengths = [piece.start + piece.count for piece in pieces]

@@ -16,6 +16,7 @@ from torch import Tensor
 from bluelm.engine.gpu.decode import Decoder
 from bluelm.engine.gpu.prefill import Prefill
 from bluelm.engine.gpu.states import States, sent
+from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.scheduler import Piece, Row
 
@@ -41,43 +42,68 @@ class _Launch:
 class GpuRunner:
     """A model on a CUDA device, with its cache. The contract is bluelm.engine.runner.Runner's.
 
-    blocks, block_size: of the cache; vocab: ids from here on are never sampled; max_running: rows of a step at most;
-    context: positions that rows reach (of the model, if not given); exact: a row that is alone decodes as slowly as in
-    company, and to the last bit the same. On a CPU the kernels need TRITON_INTERPRET=1.
+    blocks, block_size: of the cache (0: `open` makes it later); vocab: ids from here on are never sampled; max_running:
+    rows of a step at most; context: positions that rows reach (of the model, if not given); exact: a row that is alone
+    decodes as slowly as in company, and to the last bit the same. On a CPU the kernels need TRITON_INTERPRET=1.
     """
 
     def __init__(
-        self, model: Llama, *, blocks: int, block_size: int, vocab: int, max_running: int = 64, context: int = 0,
+        self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0, max_running: int = 64, context: int = 0,
         exact: bool = False,
     ) -> None:  # fmt: skip
         config, weights = model.config, model.weights
         self.device = weights.norm.device
-        self.blocks, self.block_size = blocks, block_size
+        self.blocks, self.block_size, self.vocab = 0, block_size, vocab
         context = context or config.context
         angles = torch.outer(torch.arange(context, dtype=torch.float64), config.inverse_frequencies().double())
         cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(self.device, torch.float32)
         sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(self.device, torch.float32)
-        # One block more than the scheduler knows of: the padding of a batch writes there.
-        self.cache = KVCache(config, (blocks + 1) * block_size, weights.norm)
-        self.states = States(
-            max_running, weights.embedding.shape[0], -(-context // block_size), scratch_block=blocks, device=self.device
-        )
+        self.cache = KVCache(config, block_size, weights.norm)
+        self.states = States(max_running, weights.embedding.shape[0], -(-context // block_size), device=self.device)
         self._decoder = Decoder(
             config, weights, self.cache, self.states, cos, sin, rows=max_running, block_size=block_size, vocab=vocab,
             exact=exact,
         )  # fmt: skip
-        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, spare=blocks * block_size)
+        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size)
         self._slots: list[int] = []
         self._ahead: _Launch | None = None
         pinned = self.device.type == "cuda"
         self._buffers = [torch.zeros(max_running + 1, dtype=torch.int32, pin_memory=pinned) for _ in range(_BUFFERS)]
-        with torch.inference_mode():
-            self._decoder.capture()
-            self._prefill.capture()
+        if blocks:
+            self.open(blocks)
+
+    @property
+    def batches(self) -> list[int]:
+        """Numbers of rows for which a step of decoding has a graph of its own."""
+        return [min(batch, self.states.count) for batch in self._decoder.batches]
 
     @torch.inference_mode()
+    def open(self, blocks: int) -> None:
+        """Make the cache, and capture the graphs, which compute in it. Until then all rows are in block 0."""
+        # One block more than the scheduler knows of: the padding of a batch writes there.
+        self.blocks = blocks
+        self.cache.resize((blocks + 1) * self.block_size)
+        self.states.forget(scratch_block=blocks)
+        self._prefill.spare = blocks * self.block_size
+        self._ahead = None
+        self._decoder.capture()
+        self._prefill.capture()
+
+    def run_for_logits(self, pieces: Sequence[Piece]) -> tuple[list[int | None], Tensor]:
+        """`run`, and what the tokens were taken from: [pieces, vocab] float32. All sample; all are prompts, or all are
+        single tokens; no more than the largest batch, and each at its row's end."""
+        tokens = self.run(pieces)
+        return tokens, self._decoder.logits[: len(pieces), : self.vocab].clone()
+
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
-        """The next token of each piece that samples (FAILED if its logits are not numbers), None for the others."""
+        """The next token of each piece that samples (FAILED if its logits are not numbers), None for the others.
+
+        Raises OutOfMemory; the same step, or another, may be run then.
+        """
+        with torch.inference_mode(), step_fits():
+            return self._run(pieces)
+
+    def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.states.place([piece.row for piece in pieces])
         single = [piece for piece in pieces if piece.count == 1 and piece.samples]
         prompts = [piece for piece in pieces if not (piece.count == 1 and piece.samples)]

@@ -32,9 +32,9 @@ class States:
     ids of prompt and answer; tables: int32 [states, blocks].
     """
 
-    def __init__(self, count: int, width: int, blocks: int, scratch_block: int, device: torch.device) -> None:
+    def __init__(self, count: int, width: int, blocks: int, device: torch.device) -> None:
         states = count + 1
-        self.dummy = count
+        self.count = self.dummy = count
         self.integers = torch.zeros(3, states, dtype=torch.int32, device=device)
         self.token, self.position, self.top_k = self.integers
         self.floats = torch.ones(3, states, dtype=torch.float32, device=device)
@@ -42,10 +42,16 @@ class States:
         self.temperature[count] = 0.0
         self.seed = torch.zeros(states, dtype=torch.int64, device=device)
         self.seen = torch.zeros(states, width, dtype=torch.uint8, device=device)
-        self.tables = torch.full((states, blocks), scratch_block, dtype=torch.int32, device=device)
+        self.tables = torch.zeros(states, blocks, dtype=torch.int32, device=device)
         self._known: dict[Row, _Known] = {}
         self._free = list(range(count))
         self._device = device
+
+    def forget(self, scratch_block: int) -> None:
+        """Know of no row. scratch_block: where the padding of a batch writes."""
+        self.tables.fill_(scratch_block)
+        self._known.clear()
+        self._free = list(range(self.count))
 
     def slot(self, row: Row) -> int:
         """The row's state, which must have been placed."""

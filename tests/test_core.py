@@ -1,0 +1,60 @@
+"""The engine's core with a runner whose memory runs out: answers go on, with smaller steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from bluelm.engine.cache import BlockPool
+from bluelm.engine.core import EngineCore, Request
+from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.opening import embedded_model
+from bluelm.engine.scheduler import Piece, Scheduler
+from bluelm.engine.tokenizer import from_gguf
+from bluelm.engine.wire import Failed, Grown
+from bluelm.errors import OutOfMemory
+from bluelm.types import FinishReason, SamplingParams
+
+TOKENIZER = from_gguf(GGUFFile.open(embedded_model()).metadata)
+
+
+class Small:
+    """Says the same token for ever, in steps of `most` tokens at most."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.ran: list[int] = []
+
+    def run(self, pieces: Sequence[Piece]) -> list[int | None]:
+        count = sum(piece.count for piece in pieces)
+        if count > self.most:
+            raise OutOfMemory("no room for that")
+        self.ran.append(count)
+        return [300 if piece.samples else None for piece in pieces]
+
+
+def served(most: int, prompts: Sequence[int]) -> tuple[list[Grown | Failed], Small]:
+    runner = Small(most)
+    scheduler = Scheduler(BlockPool(200, 16), max_running=8, step_tokens=256, alone_tokens=512)
+    core = EngineCore(scheduler, runner, TOKENIZER)
+    for index, length in enumerate(prompts):
+        core.add(Request(str(index), [5] * length, SamplingParams(temperature=0.0), 0, 6, time.monotonic()))
+    news: list[Grown | Failed] = []
+    while not core.idle:
+        news += core.step()
+    return news, runner
+
+
+def test_a_step_that_does_not_fit_is_computed_in_smaller_ones() -> None:
+    news, runner = served(100, [700, 30, 400])
+    ends = [said for said in news if isinstance(said, Grown) and said.finish]
+    assert [end.finish for end in ends] == [FinishReason.LENGTH] * 3 and len(news) == len(ends) + sum(
+        isinstance(said, Grown) and said.finish is None for said in news
+    )
+    assert max(runner.ran) <= 100
+    assert all(end.usage and end.usage.completion_tokens == 6 for end in ends)
+
+
+def test_what_fits_in_no_step_fails_and_the_engine_goes_on() -> None:
+    news, _ = served(0, [40, 3])
+    assert [said.error["code"] for said in news if isinstance(said, Failed)] == ["out_of_memory"] * 2
