@@ -145,7 +145,7 @@ def _keep(part, part_sums, most, total, out, at, d, g, G: tl.constexpr, D: tl.co
 def _attend(
     qkv, keys, values, y, slots, positions, tables, cosines, sines, part, part_sums, done, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr, D: tl.constexpr, SIZE: tl.constexpr,
-    BLOCKS: tl.constexpr, STEP: tl.constexpr, SPLITS: tl.constexpr, DEPTH: tl.constexpr, EARLY: tl.constexpr,
+    BLOCKS: tl.constexpr, STEP: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -169,9 +169,6 @@ def _attend(
     cos = tl.load(cosines + position * D + d)
     sin = tl.load(sines + position * D + d)
     key, value = _cached(keys, values, table, head, split * length, position, KV, D, SIZE, STEP)
-    if DEPTH == 2:
-        first = _tile(1, split, tiles, doubled, BASE, SPLITS) * STEP
-        later_key, later_value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
     if EARLY:
         gdc_wait()
     qkv += row.to(tl.int64) * (HEADS + 2 * KV) * D
@@ -198,13 +195,8 @@ def _attend(
                 all_most, all_total, all_out = _merged(all_most, all_total, all_out, most, total, out, G)
             else:
                 _keep(part, part_sums, most, total, out, lead + chunk, d, g, G, D)
-        first = _tile(tile + DEPTH, split, tiles, doubled, BASE, SPLITS) * STEP
-        if DEPTH == 2:
-            key = later_key
-            value = later_value
-            later_key, later_value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
-        else:
-            key, value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
+        first = _tile(tile + 1, split, tiles, doubled, BASE, SPLITS) * STEP
+        key, value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
     if split == (chunks - 1) % SPLITS:
         slot = tl.load(table + position // SIZE).to(tl.int64) * SIZE + position % SIZE
         tl.store(keys + (slot * KV + head) * D + d, new_key)
@@ -292,6 +284,6 @@ def attend(
     _attend[(kv_heads, splits, rows)](
         qkv, keys, values, y, paged.slots, paged.position, paged.tables, paged.cos, paged.sin, paged.part,
         paged.part_sums, paged.done, dim**-0.5, heads, kv_heads, group, dim,
-        paged.block_size, paged.tables.shape[1], step, splits, reading.depth,
+        paged.block_size, paged.tables.shape[1], step, splits,
         num_warps=reading.warps, **launch.options(qkv.device),
     )  # fmt: skip

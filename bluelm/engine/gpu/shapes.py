@@ -95,24 +95,23 @@ def _shared_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one program attends: cached tokens it reads at once, warps, tiles of tokens that are on their way, and how
-    many programs a step has at most. A row's numbers depend on the first two alone."""
+    """How one program attends: cached tokens it reads at once, warps, and how many programs a step has at most.
+
+    A row's numbers depend on the first two.
+    """
 
     step: int
     warps: int
-    depth: int
     programs: int
 
 
-READING, READING_ALONE = Reading(8, 1, 1, 2048), Reading(32, 2, 1, 1024)
-_READINGS = {64: Reading(8, 1, 1, 1024), 32: Reading(8, 1, 2, 1024)}  # by rows
+READING = Reading(8, 1, 2048)
+_FASTER = {1: Reading(32, 2, 1024), 32: Reading(16, 2, 1024)}  # by rows
 
 
 def reading(rows: int, *, exact: bool) -> Reading:
-    """exact: a row that is alone is read as it is among others."""
-    if rows == 1 and not exact:
-        return READING_ALONE
-    return _READINGS.get(triton.next_power_of_2(rows), READING)
+    """exact: a row is read in the same way in a batch of any size."""
+    return READING if exact else _FASTER.get(triton.next_power_of_2(rows), READING)
 
 
 def splits(heads: int, chunks: int, programs: int) -> int:
