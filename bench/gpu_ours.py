@@ -61,10 +61,7 @@ def random_weights(config: LlamaConfig, dtype: torch.dtype) -> Weights:
 def once(runner: GpuRunner, streams: int, prompt: int, new: int, params: SamplingParams, step_tokens: int) -> dict:
     """Serve fresh random prompts once: seconds in all, until each first token, and of the steps that only decode."""
     scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=streams, step_tokens=step_tokens)
-    rows = [
-        Row(str(i), [random.randrange(10, TOKENIZER_SIZE) for _ in range(prompt)], params, i, prompt + new)
-        for i in range(streams)
-    ]
+    rows = [Row(str(i), random_prompt(prompt), params, i, prompt + new) for i in range(streams)]
     for row in rows:
         scheduler.add(row)
     begin = time.perf_counter()
@@ -84,6 +81,41 @@ def once(runner: GpuRunner, streams: int, prompt: int, new: int, params: Samplin
                 scheduler.remove(piece.row)
     whole = time.perf_counter() - begin
     return {"whole": whole, "firsts": firsts, "decode": decode_rate(steps)}
+
+
+def same_in_company(runner: GpuRunner, args: argparse.Namespace) -> dict[str, Any]:
+    """Whether requests get the same tokens alone and among 31 others, with prompts of many lengths."""
+    found: dict[str, Any] = {"row": "same in company", "requests": 4, "others": 31, "new_tokens": args.new}
+    for name in args.sampling:
+        prompts = [random_prompt(40 + 7 * i) for i in range(32)]
+        among = answers(runner, prompts, args, name)
+        alone = [answers(runner, [prompt], args, name, seed=i)[0] for i, prompt in enumerate(prompts[:4])]
+        found[name] = sum(one == other for one, other in zip(alone, among, strict=False))
+    return found
+
+
+def answers(
+    runner: GpuRunner, prompts: list[list[int]], args: argparse.Namespace, sampling: str, seed: int = 0
+) -> list[list[int]]:
+    """All tokens of requests that are served together, with the seeds seed, seed + 1, .."""
+    scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=32, step_tokens=args.step_tokens)
+    rows = [
+        Row(str(i), list(prompt), SAMPLINGS[sampling], seed + i, len(prompt) + args.new)
+        for i, prompt in enumerate(prompts)
+    ]
+    for row in rows:
+        scheduler.add(row)
+    while not scheduler.idle:
+        pieces = scheduler.plan()
+        for piece, token in zip(pieces, runner.run(pieces), strict=True):
+            scheduler.commit(piece, token)
+            if len(piece.row.tokens) == piece.row.max_tokens:
+                scheduler.remove(piece.row)
+    return [row.tokens for row in rows]
+
+
+def random_prompt(count: int) -> list[int]:
+    return [random.randrange(10, TOKENIZER_SIZE) for _ in range(count)]
 
 
 def decode_rate(steps: list[tuple[int, float, float]]) -> float:
@@ -136,7 +168,7 @@ def main() -> None:
     most = max(args.streams, default=0)
     if most:
         begin = time.perf_counter()
-        blocks = most * -(-(args.prompt + args.new) // BLOCK) + 8
+        blocks = most * -(-(args.prompt + args.new) // BLOCK) + 256
         runner = GpuRunner(
             Llama(BLUELM_7B, weights), blocks=blocks, block_size=BLOCK, vocab=TOKENIZER_SIZE, max_running=most,
             exact=args.exact,
@@ -145,6 +177,8 @@ def main() -> None:
         for sampling in args.sampling:
             for streams in args.streams:
                 told(measure(runner, streams, sampling, args))
+        if most >= 32:
+            told(same_in_company(runner, args))
         del runner
     if args.scenarios:
         for row in gpu_scenarios.measure(BLUELM_7B, weights, vocab=TOKENIZER_SIZE):

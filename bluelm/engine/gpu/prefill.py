@@ -1,4 +1,8 @@
-"""Pieces of prompts: big matrix products by cuBLAS, attention by PyTorch's kernels over the row's gathered cache."""
+"""Pieces of prompts: big matrix products by cuBLAS, attention by PyTorch's kernels over the row's gathered cache.
+
+Where rows are to be exact the products are those of decoding, 64 tokens at a time: cuBLAS chooses its kernel, and so
+the order of its sums, by how many tokens there are.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bluelm.engine.gpu import shapes
 from bluelm.engine.gpu.decode import matrix
+from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts, product
 from bluelm.engine.gpu.rows import gate, norm, rotate_and_keep
 from bluelm.engine.gpu.states import sent
+from bluelm.engine.linear import Linear
 from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
 
 _GRAPH_TOKENS = (16, 32, 64, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
 _GRAPH_PIECES = 8
+_TILE_ROWS = shapes.BATCHES[-1]
 _GATHERED = 8192  # tokens of cache that are gathered at once, at most (or one row of the longest)
 
 
@@ -57,12 +65,13 @@ class _Graph:
 class Prefill:
     """Computes pieces of prompts; their keys and values go to the cache.
 
-    spare: a slot that nobody reads, for the padding of a captured batch.
+    spare: a slot that nobody reads, for the padding of a captured batch. exact: a token's numbers are the same, to the
+    last bit, whatever is computed beside it.
     """
 
     def __init__(
         self, config: LlamaConfig, weights: Weights, cache: KVCache, cos: Tensor, sin: Tensor,
-        *, block_size: int,
+        *, block_size: int, exact: bool = False,
     ) -> None:  # fmt: skip
         self.config = config
         self.weights = weights
@@ -70,8 +79,10 @@ class Prefill:
         self.cos, self.sin = cos, sin
         self.block_size = block_size
         self.spare = 0
+        self.exact = exact
         self.device = weights.norm.device
         self._flash = self.device.type == "cuda" and weights.norm.dtype in (torch.bfloat16, torch.float16)
+        self._parts = Parts(_TILE_ROWS, config.hidden, self.device)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
     def capture(self) -> None:
@@ -154,16 +165,46 @@ class Prefill:
         normed, query = torch.empty_like(x), x.new_empty(count, config.heads, config.head_dim)
         norm(x, layer.input_norm, normed, count, config.norm_eps)
         keys, values = self.cache.keys[index], self.cache.values[index]
-        qkv = F.linear(normed, matrix(layer.qkv))
+        qkv = self._multiply("qkv", normed, layer.qkv)
         rotate_and_keep(qkv, batch.column(1), batch.column(2), self.cos, self.sin, query, keys, values)
         attended = self._attend(
             query, keys.index_select(0, batch.row_slots), values.index_select(0, batch.row_slots), batch
         )
-        x.addmm_(attended, matrix(layer.o).T)
+        self._add("o", attended, layer.o, x)
         norm(x, layer.post_norm, normed, count, config.norm_eps)
-        inner = x.new_empty(count, config.intermediate)
-        gate(F.linear(normed, matrix(layer.gate_up)), inner)
-        x.addmm_(inner, matrix(layer.down).T)
+        self._add("down", self._gated(normed, layer), layer.down, x)
+
+    def _multiply(self, name: str, x: Tensor, linear: Linear) -> Tensor:
+        """x W^T: [n, out]."""
+        if not self.exact:
+            return F.linear(x, matrix(linear))
+        y = x.new_empty(x.shape[0], matrix(linear).shape[0])
+        self._by_tiles(name, x, linear, y, PLAIN)
+        return y
+
+    def _add(self, name: str, x: Tensor, linear: Linear, y: Tensor) -> None:
+        """y += x W^T."""
+        if self.exact:
+            self._by_tiles(name, x, linear, y, ADD)
+        else:
+            y.addmm_(x, matrix(linear).T)
+
+    def _gated(self, x: Tensor, layer: Layer) -> Tensor:
+        """silu(x G^T) * (x U^T): [n, intermediate]."""
+        y = x.new_empty(x.shape[0], self.config.intermediate)
+        if self.exact:
+            self._by_tiles("gate_up", x, layer.gate_up, y, GATED)
+        else:
+            gate(F.linear(x, matrix(layer.gate_up)), y)
+        return y
+
+    def _by_tiles(self, name: str, x: Tensor, linear: Linear, y: Tensor, kind: int) -> None:
+        weight, count = matrix(linear), x.shape[0]
+        parts = self._parts if name in shapes.HALVED else None
+        for start in range(0, count, _TILE_ROWS):
+            rows = min(_TILE_ROWS, count - start)
+            tile = shapes.tile(name, rows, weight.element_size())
+            product(x[start:], weight, y[start:], rows, tile, kind, parts)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, batch: _Batch) -> Tensor:
         """Causal attention, each piece at the end of its row. query: [n, heads, D]; keys, values: [k, kv_heads, D]."""

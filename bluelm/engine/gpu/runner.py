@@ -64,7 +64,8 @@ class GpuRunner:
             config, weights, self.cache, self.states, cos, sin, rows=max_running, block_size=block_size, vocab=vocab,
             exact=exact,
         )  # fmt: skip
-        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size)
+        self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, exact=exact)
+        self._exact = exact
         self._slots: list[int] = []
         self._ahead: _Launch | None = None
         pinned = self.device.type == "cuda"
@@ -105,8 +106,8 @@ class GpuRunner:
 
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.states.place([piece.row for piece in pieces])
-        single = [piece for piece in pieces if piece.count == 1 and piece.samples]
-        prompts = [piece for piece in pieces if not (piece.count == 1 and piece.samples)]
+        single = [piece for piece in pieces if self._decodes(piece)]
+        prompts = [piece for piece in pieces if not self._decodes(piece)]
         launches = []
         ahead, self._ahead = self._ahead, None
         guessed = [piece for piece in single if ahead and self._was_guessed(piece, ahead)]
@@ -123,6 +124,11 @@ class GpuRunner:
         for launch, some in launches:
             tokens |= launch.read({piece.row: self.states.slot(piece.row) for piece in some})
         return [tokens.get(piece.row) for piece in pieces]
+
+    def _decodes(self, piece: Piece) -> bool:
+        """Also a prompt's last token, if nothing else of it is left to compute, unless rows are to be exact."""
+        of_prompt = piece.start < piece.row.prompt_tokens
+        return piece.count == 1 and piece.samples and not (self._exact and of_prompt)
 
     def _was_guessed(self, piece: Piece, ahead: _Launch) -> bool:
         in_place = self.states.tokens_follow(piece.row, piece.start + 1)
