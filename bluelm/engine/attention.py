@@ -30,7 +30,8 @@ class Span:
 class RowGroup:
     """One token each of answers of about the same length: tokens first .. first+count-1 of the step.
 
-    slots: [count, padded] int64, the answers' cache slots, padded with 0; mask: [count, 1, 1, padded] bool.
+    slots: [count, padded] int64, the answers' cache slots, padded with any; mask: [count, 1, 1, padded], what is added
+    to the scores (-inf where attention does not look), or bool, True where it looks.
     """
 
     first: int
@@ -78,19 +79,18 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, step: Step) -> 
 def _rows(query: Tensor, keys: Tensor, values: Tensor, group: RowGroup) -> Tensor:
     rows, longest = group.slots.shape
     _, kv_heads, dim = keys.shape
-    flat = group.slots.view(-1)
+    flat = group.slots.reshape(-1)
     k = keys.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
     v = values.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
     # The heads that share a key head stand where a sequence of queries would: no copy of keys per head is needed.
-    q = query.view(rows, kv_heads, -1, dim)
+    q = query.reshape(rows, kv_heads, -1, dim)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).reshape(rows, -1)
 
 
 def _span(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
     count, heads, dim = query.shape
-    repeat = heads // keys.shape[1]
-    k = keys.index_select(0, span.slots).transpose(0, 1).repeat_interleave(repeat, dim=0)[None]
-    v = values.index_select(0, span.slots).transpose(0, 1).repeat_interleave(repeat, dim=0)[None]
+    k = keys.index_select(0, span.slots).transpose(0, 1)[None]
+    v = values.index_select(0, span.slots).transpose(0, 1)[None]
     q = query.transpose(0, 1)[None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, is_causal=span.causal)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, is_causal=span.causal, enable_gqa=True)
     return out[0].transpose(0, 1).reshape(count, heads * dim)

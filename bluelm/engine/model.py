@@ -121,36 +121,47 @@ class Llama:
         angles = torch.outer(torch.arange(context or config.context, dtype=torch.float64), config.inverse_frequencies())
         self._cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(weights.norm)
         self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(weights.norm)
+        self._norms = [(doubled(layer.input_norm), doubled(layer.post_norm)) for layer in weights.layers]
+        self._last_norm = doubled(weights.norm)
 
     @torch.inference_mode()
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [k, vocab] of the step's sampled tokens; the step's keys and values are added to the cache."""
-        config = self.config
+        inner, eps = self.config.intermediate, self.config.norm_eps
         x = F.embedding(step.tokens, self.weights.embedding)
         cos, sin = self._cos[step.positions][:, None], self._sin[step.positions][:, None]
-        for index, layer in enumerate(self.weights.layers):
-            normed = self._norm(x, layer.input_norm)
-            x = x + layer.o(self._attend(normed, layer, cache, index, step, cos, sin))
-            gate, up = layer.gate_up(self._norm(x, layer.post_norm)).split(config.intermediate, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
-        return self.weights.lm_head(self._norm(x[step.sampled], self.weights.norm))
+        for index, (layer, (input_norm, post_norm)) in enumerate(zip(self.weights.layers, self._norms, strict=True)):
+            qkv = layer.qkv(rms_norm(x, input_norm, eps))
+            x += layer.o(self._attend(qkv, cache.keys[index], cache.values[index], step, cos, sin))
+            gate, up = layer.gate_up(rms_norm(x, post_norm, eps)).split(inner, dim=-1)
+            x += layer.down(F.silu(gate).mul_(up))
+        return self.weights.lm_head(rms_norm(x[step.sampled], self._last_norm, eps))
 
-    def _attend(
-        self, x: Tensor, layer: Layer, cache: KVCache, index: int, step: Step, cos: Tensor, sin: Tensor
-    ) -> Tensor:
-        config = self.config
-        sizes = [config.heads * config.head_dim, config.kv_heads * config.head_dim, config.kv_heads * config.head_dim]
-        query, key, value = layer.qkv(x).split(sizes, dim=-1)
-        keys, values = cache.keys[index], cache.values[index]
-        keys[step.slots] = rotate(key.view(-1, config.kv_heads, config.head_dim), cos, sin)
-        values[step.slots] = value.view(-1, config.kv_heads, config.head_dim)
-        return paged_attention(rotate(query.view(-1, config.heads, config.head_dim), cos, sin), keys, values, step)
+    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, step: Step, cos: Tensor, sin: Tensor) -> Tensor:
+        heads, kv_heads, dim = self.config.heads, self.config.kv_heads, self.config.head_dim
+        query_key, value = qkv.view(-1, heads + 2 * kv_heads, dim).split((heads + kv_heads, kv_heads), dim=1)
+        query, key = rotate(query_key, cos, sin).split((heads, kv_heads), dim=1)
+        keys.index_copy_(0, step.slots, key)
+        values.index_copy_(0, step.slots, value)
+        return paged_attention(query, keys, values, step)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
+
+def doubled(weight: Tensor) -> Tensor:
+    """A norm's weight as `rms_norm` takes it."""
+    return torch.cat((weight, weight))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight is doubled.
+
+    It is the first half of the LayerNorm of (x, -x), whose mean is 0: PyTorch has a kernel for that on a CPU, while its
+    own rms_norm is ten operations there.
+    """
+    both = torch.cat((x, -x), dim=-1)
+    return F.layer_norm(both, both.shape[-1:], weight, None, eps)[..., : x.shape[-1]].contiguous()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Half-rotation rotary embedding of x [n, heads, head_dim]; cos, sin [n, 1, head_dim], sin's first half negated."""
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * sin
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (x * cos).addcmul_(swapped, sin)

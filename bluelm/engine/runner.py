@@ -31,6 +31,7 @@ class Runner:
         self.block_size = block_size
         self.vocab = vocab
         self.device = model.weights.norm.device
+        self._in_block = torch.arange(block_size, device=self.device)
         self.blocks = blocks
         self.cache = KVCache(model.config, max(blocks, 1) * block_size, model.weights.norm)
 
@@ -88,10 +89,11 @@ class Runner:
         groups, first = [], 0
         for padded, members in groupby(singles, lambda piece: padded_length(piece.start + 1)):
             group = list(members)
-            lengths = [piece.start + 1 for piece in group]
-            slots = [self._slots(p.row, 0, n) + [0] * (padded - n) for p, n in zip(group, lengths, strict=True)]
-            mask = torch.arange(padded, device=self.device)[None] < self._ids(lengths)[:, None]
-            groups.append(RowGroup(first, len(group), self._ids(slots), mask[:, None, None]))
+            lengths = self._ids([piece.start + 1 for piece in group])
+            beyond = torch.arange(padded, device=self.device)[None] >= lengths[:, None]
+            mask = self.cache.keys.new_zeros(beyond.shape).masked_fill_(beyond, -torch.inf)
+            slots = self._all_slots([piece.row for piece in group], padded)
+            groups.append(RowGroup(first, len(group), slots, mask[:, None, None]))
             first += len(group)
         return tuple(groups)
 
@@ -101,7 +103,13 @@ class Runner:
         if piece.start:
             columns = torch.arange(length, device=self.device)
             mask = columns[None] <= columns[piece.start :, None]
-        return Span(first, piece.count, self._ids(self._slots(piece.row, 0, length)), mask)
+        return Span(first, piece.count, self._all_slots([piece.row], length)[0], mask)
+
+    def _all_slots(self, rows: Sequence[Row], length: int) -> Tensor:
+        """Where each row's first `length` tokens are: [rows, length]. What a row has not is anywhere in its blocks."""
+        count = -(-length // self.block_size)
+        blocks = self._ids([(row.blocks + row.blocks[:1] * (count - len(row.blocks)))[:count] for row in rows])
+        return (blocks[..., None] * self.block_size + self._in_block).flatten(1)[:, :length]
 
     def _slots(self, row: Row, start: int, end: int) -> list[int]:
         size = self.block_size
