@@ -60,6 +60,10 @@ class FakeEngine:
         threading.Thread(target=self._write, args=(generation, prompt, params, stop), daemon=True).start()
         return generation
 
+    @property
+    def open(self) -> int:
+        return len(self.running)
+
     def _refuse(self) -> None:
         from bluelm.errors import EngineLoading
 

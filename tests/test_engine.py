@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bluelm.config import load_settings
-from bluelm.engine import Engine
+from bluelm.engine import Engine, open_engine
 from bluelm.engine.client import EngineProcess
 from bluelm.errors import EngineDied, EngineDown, EngineUnavailable, InvalidParameter, PromptTooLong, QueueFull
 from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams
@@ -38,10 +38,20 @@ def process() -> Iterator[EngineProcess]:
     engine.close()
 
 
-@pytest.fixture(params=["fake", "process"])
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Engine]:
+    engine = open_engine(
+        load_settings(device="cpu", engines=2, max_running=4, max_waiting=6, context=1024, cache_tokens=4096)
+    )
+    wait_ready(engine)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["fake", "process", "fleet"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    if request.param == "process":
-        yield request.getfixturevalue("process")
+    if request.param != "fake":
+        yield request.getfixturevalue(request.param)
     else:
         yield FakeEngine(lambda prompt, params: ["word "] * 400, pause=0.002)
 
@@ -186,6 +196,33 @@ def test_a_killed_engine_fails_its_answers_at_once_and_comes_back(process: Engin
     wait_ready(process)
     assert process.state().restarts == before.restarts + 1 and process.state().pid != before.pid
     assert "Paris" in "".join(c.text for c in process.submit(FRANCE, GREEDY))
+
+
+def test_one_engine_dies_and_another_goes_on(fleet: Engine) -> None:
+    """Each on a process of its own; what the dead one was making fails, and it comes back."""
+    end = time.monotonic() + 60
+    while fleet.state().engines_ready < 2:
+        assert time.monotonic() < end, fleet.state()
+        time.sleep(0.05)
+    params = SamplingParams(temperature=0.0, max_length=80)
+    both = [fleet.submit((Message(Role.USER, f"{i} Tell me a long story."),), params) for i in range(2)]
+    assert all(generation.wait(0, timeout=30) for generation in both)
+    before = fleet.state()
+    assert before.pid is not None and before.running <= 2 and before.cache_total == 2 * 4096
+    os.kill(before.pid, signal.SIGKILL)
+    ends = []
+    for generation in both:
+        try:
+            ends.append(list(generation)[-1].finish_reason)
+        except EngineDied:
+            ends.append(None)
+    assert ends.count(None) == 1, "one of two equally loaded engines made each"
+    assert "Paris" in "".join(c.text for c in fleet.submit(FRANCE, GREEDY)), "nobody waits for the other to come back"
+    wait_ready(fleet)
+    while fleet.state().engines_ready < 2:
+        assert time.monotonic() < end, fleet.state()
+        time.sleep(0.05)
+    assert fleet.state().restarts == 1 and fleet.state().phase is Phase.READY
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again() -> None:

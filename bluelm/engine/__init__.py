@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from bluelm.engine.generation import Generation
@@ -38,7 +39,17 @@ class Engine(Protocol):
 
 
 def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings ask for; it returns at once and loads behind the scenes (see `state`)."""
-    from bluelm.engine.client import EngineProcess
+    """The engine that the settings ask for; it returns at once and loads behind the scenes (see `state`).
 
-    return EngineProcess(settings)
+    Raises SettingError for cards that are not there.
+    """
+    from bluelm.engine.cards import places
+    from bluelm.engine.client import EngineProcess
+    from bluelm.engine.fleet import Fleet
+
+    starts = [partial(EngineProcess, own, environment) for own, environment in places(settings)]
+    if len(starts) == 1:
+        return starts[0]()
+    # A driver without a PyTorch that can use it: the first engine computes on the CPU then, and is enough.
+    on_cards = settings.device == "auto" and not settings.engines
+    return Fleet(starts, lambda first: not (on_cards and first.model is not None and first.model.device == "cpu"))
