@@ -56,6 +56,9 @@ class Serving(RuleBasedStateMachine):
         decoding = any(piece.count == 1 and len(piece.row.tokens) > piece.row.prompt_tokens for piece in pieces)
         budget = self.scheduler.step_tokens if decoding else self.scheduler.alone_tokens
         assert sum(piece.count for piece in pieces) <= max(budget, len(self.scheduler.running))
+        if self.pool.free:
+            for row in (piece.row for piece in pieces if piece.samples):
+                assert len(row.blocks) * BLOCK > len(row.tokens) or len(row.tokens) + 1 >= row.max_tokens, "no spare"
         for piece in pieces:
             row = piece.row
             assert row.computed == piece.start and piece.count >= 1

@@ -106,7 +106,18 @@ class Scheduler:
             return [piece for piece in pieces if piece.row in self.running]
         while budget and self.waiting and len(self.running) < self.max_running and self._admit():
             budget -= self._prefill(self.running[-1], budget, pieces)
+        self._spare([piece.row for piece in pieces if piece.samples])
         return pieces
+
+    def _spare(self, rows: list[Row]) -> None:
+        """Give rows the block that their next token may need, if one is free, so that a runner can be a step ahead."""
+        for row in rows:
+            more = len(row.tokens) + 1
+            if more < row.max_tokens and len(row.blocks) < self.pool.blocks_for(more):
+                block = self.pool.take()
+                if block is None:
+                    return
+                row.blocks.append(block)
 
     def shrink(self) -> bool:
         """Plan smaller steps from now on, since the last one did not fit in memory; False if they cannot be smaller."""
