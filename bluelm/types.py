@@ -68,7 +68,7 @@ class Message:
     """What one side said.
 
     tools: what the model may call (system message). tool_calls: what it called (assistant). tool_call_id: the call
-    that this is the result of (tool).
+    that this is the result of (tool). unfinished: the model is to go on with it (assistant, as the last message).
     """
 
     role: Role
@@ -76,6 +76,7 @@ class Message:
     tools: tuple[Tool, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    unfinished: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -84,7 +85,9 @@ class Message:
             raise InvalidParameter("role", self.role, f"one of {', '.join(Role)}") from None
         if not isinstance(self.content, str):
             raise InvalidParameter("content", self.content, "a string")
-        owners = {"tools": Role.SYSTEM, "tool_calls": Role.ASSISTANT, "tool_call_id": Role.TOOL}
+        owners = {
+            "tools": Role.SYSTEM, "tool_calls": Role.ASSISTANT, "unfinished": Role.ASSISTANT, "tool_call_id": Role.TOOL,
+        }  # fmt: skip
         for name, owner in owners.items():
             if getattr(self, name) and self.role is not owner:
                 raise InvalidParameter(name, getattr(self, name), f"left out, but for the role {owner.value!r}")

@@ -142,6 +142,16 @@ def test_the_next_turn_reuses_the_cache(process: EngineProcess) -> None:
     assert second.usage is not None and second.usage.cached_tokens >= 48
 
 
+def test_an_answer_cut_by_length_goes_on_as_if_it_had_not_been(process: EngineProcess) -> None:
+    whole, begun = (
+        "".join(c.text for c in process.submit(STORY, SamplingParams(length, temperature=0.0))) for length in (40, 25)
+    )
+    rest = process.submit(
+        (*STORY, Message(Role.ASSISTANT, begun, unfinished=True)), SamplingParams(15, temperature=0.0)
+    )
+    assert begun + "".join(c.text for c in rest) == whole
+
+
 def test_stop_strings_end_the_answer_before_them(process: EngineProcess) -> None:
     generation = process.submit(FRANCE, SamplingParams(temperature=0.0, stop=("France is", "zzz")))
     list(generation)

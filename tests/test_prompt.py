@@ -138,6 +138,38 @@ def test_what_is_no_conversation_is_refused_by_name(messages: list[Message], par
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("template", [BlueLMTemplate(), JinjaTemplate(CHATML)], ids=["bluelm", "jinja"])
+@given(messages=conversations, answer=said)
+def test_an_unfinished_answer_is_left_open_to_the_letter(
+    template: BlueLMTemplate, messages: tuple[Message, ...], answer: str
+) -> None:
+    parts = template.render((*messages, Message(Role.ASSISTANT, answer, unfinished=True)))
+    assert parts[-1] == Part(answer, trusted=False)
+    begun = text_of(template.render(messages))
+    assert text_of(parts) == begun + answer
+
+
+def test_a_template_that_trims_does_not_trim_an_unfinished_answer() -> None:
+    template = JinjaTemplate("{% for m in messages %}<{{ m.content | trim }}>{% endfor %}")
+    parts = template.render((U(" q "), Message(Role.ASSISTANT, " and then ", unfinished=True)))
+    assert text_of(parts) == "<q>< and then "
+
+
+@pytest.mark.parametrize("after", [(), (U(),)])
+def test_only_the_last_answer_with_a_text_can_be_unfinished(after: tuple[Message, ...]) -> None:
+    answer = Message(Role.ASSISTANT, "text" if after else " ", unfinished=True)
+    with pytest.raises(InvalidParameter) as caught:
+        check_messages([U(), answer, *after])
+    assert caught.value.param == "messages[1].unfinished"
+
+
+@given(messages=conversations, room=st.integers(0, 60))
+def test_an_unfinished_answer_stays_with_its_question(messages: tuple[Message, ...], room: int) -> None:
+    answer = Message(Role.ASSISTANT, "and so", unfinished=True)
+    kept, _ = fit_turns((*messages, answer), length, room)
+    assert kept[-2:] == (messages[-1], answer)
+
+
 def test_an_answer_may_be_empty() -> None:
     check_messages([U(), A(""), U()])
 

@@ -95,6 +95,11 @@ class Generation:
             self._looked_at = time.monotonic()
             return "".join(chunk.text for chunk in self._chunks)
 
+    def so_far(self) -> str:
+        """The same for whoever keeps it: it does not count as looking on."""
+        with self._changed:
+            return "".join(chunk.text for chunk in self._chunks)
+
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it goes on, and when it failed (see `error`)."""

@@ -36,7 +36,8 @@ class BlueLMTemplate:
         parts: list[Part] = []
         for message in _in_order(messages):
             parts += _section(message)
-        parts.append(Part(AI, True))
+        if not messages[-1].unfinished:
+            parts.append(Part(AI, True))
         return tuple(part for part in parts if part.text)
 
 
@@ -55,7 +56,8 @@ def _section(message: Message) -> Iterator[Part]:
         case Role.ASSISTANT:
             yield Part(AI, True)
             yield Part(written_calls(message) if message.tool_calls else message.content, False)
-            yield Part(END_OF_ANSWER, True)
+            if not message.unfinished:
+                yield Part(END_OF_ANSWER, True)
         case Role.TOOL:
             yield Part(FUNCTION, True)
             yield Part(message.content, False)

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -58,11 +59,13 @@ class JinjaTemplate:
             )
         truth = self._render(messages)
         secret = secrets.token_hex(16)
-        stand_ins = [Message(m.role, f"{secret}{i:08d}") for i, m in enumerate(messages)]
+        stand_ins = [replace(m, content=f"{secret}{i:08d}") for i, m in enumerate(messages)]
         pieces = re.split(f"{secret}([0-9]{{8}})", self._render(stand_ins))
         for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
             parts = [Part(contents[int(p)], False) if i % 2 else Part(p, True) for i, p in enumerate(pieces)]
             if text_of(parts) == truth:
+                if messages[-1].unfinished:
+                    parts = _without_the_end(parts, pieces, messages)
                 return tuple(part for part in parts if part.text)
         raise InvalidRequest(
             "The model's chat template rewrites the text of these messages, so that its own markers cannot be told "
@@ -80,11 +83,25 @@ class JinjaTemplate:
     def _render(self, messages: Sequence[Message]) -> str:
         shown = [{"role": m.role.value, "content": m.content} for m in messages]
         try:
-            return self._template.render(messages=shown, add_generation_prompt=True, **self._special_tokens)
+            return self._template.render(
+                messages=shown, add_generation_prompt=not messages[-1].unfinished, **self._special_tokens
+            )
         except jinja2.TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template does not take these messages ({error}): change them.", param="messages"
             ) from error
+
+
+def _without_the_end(parts: list[Part], pieces: list[str], messages: Sequence[Message]) -> list[Part]:
+    """The prompt up to the text of the last message, which is left open, to the letter. Raises InvalidRequest."""
+    last = len(messages) - 1
+    places = [i for i in range(1, len(pieces), 2) if int(pieces[i]) == last]
+    if not places:
+        raise InvalidRequest(
+            "The model's chat template leaves out the last answer, so it cannot be continued: ask anew instead.",
+            param=f"messages[{last}].unfinished",
+        )
+    return [*parts[: places[-1]], Part(messages[last].content, False)]
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -15,7 +15,7 @@ _ORDER = {  # what has to come next, and why
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """The law of a conversation: [system], user, assistant, user, ... , user.
+    """The law of a conversation: [system], user, assistant, user, ... , user [, unfinished assistant].
 
     An assistant message that calls tools is followed by one tool message for each call, and then by the assistant
     again; a conversation may end with the last of these results. A user message has something to say. An assistant
@@ -31,7 +31,8 @@ def check_messages(messages: Sequence[Message]) -> None:
             _check_role(i, message.role, expected, first)
             expected = _take(i, message, waiting)
         _check_content(i, message)
-    if expected is not Role.ASSISTANT:
+        _check_unfinished(i, message, i == len(messages) - 1)
+    if expected is not Role.ASSISTANT and not messages[-1].unfinished:
         last = len(messages) - 1
         must = "'user' in the last message: put the question to be answered last"
         if waiting:
@@ -73,6 +74,12 @@ def _check_content(i: int, message: Message) -> None:
         return
     must = "left out" if message.role is Role.SYSTEM else "a text with something to answer"
     raise InvalidParameter(f"messages[{i}].content", message.content, f"{must}, not an empty text")
+
+
+def _check_unfinished(i: int, message: Message, last: bool) -> None:
+    if message.unfinished and (not last or message.tool_calls or not message.content.strip()):
+        must = "left out, but for the last message, an answer with a text to go on with and no calls"
+        raise InvalidParameter(f"messages[{i}].unfinished", True, must)
 
 
 def refuse_tools(messages: Sequence[Message]) -> None:

@@ -41,7 +41,7 @@ class PromptTemplate(Protocol):
     def heeds_system(self) -> bool: ...
 
     def render(self, messages: Sequence[Message]) -> Parts:
-        """The prompt that asks for the next answer.
+        """The prompt that asks for the next answer, or, behind an unfinished one, for the rest of it.
 
         Raises InvalidParameter, which names the message at fault, and UnsupportedOption for tools where they are not
         supported.
