@@ -50,13 +50,14 @@ class Serving(RuleBasedStateMachine):
 
     @rule(token=st.integers(0, 1))
     def step(self, token: int) -> None:
+        preemptions = self.scheduler.preemptions
         pieces = self.scheduler.plan()
         assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
         assert len({id(piece.row) for piece in pieces}) == len(pieces)
         decoding = any(piece.count == 1 and len(piece.row.tokens) > piece.row.prompt_tokens for piece in pieces)
         budget = self.scheduler.step_tokens if decoding else self.scheduler.alone_tokens
         assert sum(piece.count for piece in pieces) <= max(budget, len(self.scheduler.running))
-        if self.pool.free:
+        if self.pool.free and self.scheduler.preemptions == preemptions:
             for row in (piece.row for piece in pieces if piece.samples):
                 assert len(row.blocks) * BLOCK > len(row.tokens) or len(row.tokens) + 1 >= row.max_tokens, "no spare"
         for piece in pieces:

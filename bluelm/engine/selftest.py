@@ -79,8 +79,9 @@ def _served(runner: Runner | GpuRunner, ids: list[int], expected: Tensor) -> Non
     blocks = list(range(-(-len(ids) // runner.block_size)))
     worst = 0.0
     for batch in (0, *runner.batches):
-        count = len(ids) if batch else len(ids) - 1
-        rows = [Row(f"test {i}", ids[:count], GREEDY, 0, count, blocks=blocks) for i in range(batch or 1)]
+        before = len(ids) - 1
+        count = before + bool(batch)
+        rows = [Row(f"test {i}", ids[:count], GREEDY, 0, count, before, blocks=blocks) for i in range(batch or 1)]
         pieces = [Piece(row, count - 1, 1) if batch else Piece(row, 0, count) for row in rows]
         tokens, logits = runner.run_for_logits(pieces)
         error = _error(logits, expected[1 if batch else 0])

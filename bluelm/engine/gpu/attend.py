@@ -150,11 +150,8 @@ def _attend(
     if EARLY:
         gdc_launch_dependents()
     G: tl.constexpr = HEADS // KV
-    head = tl.program_id(0)
-    split = tl.program_id(1)
-    row = tl.program_id(2)
-    d = tl.arange(0, D)
-    g = tl.arange(0, G16)
+    head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    d, g = tl.arange(0, D), tl.arange(0, G16)
     # All up to the wait was written before this step began.
     state = tl.load(slots + row).to(tl.int64)
     position = tl.load(positions + state).to(tl.int64)
@@ -172,18 +169,10 @@ def _attend(
     if EARLY:
         gdc_wait()
     qkv += row.to(tl.int64) * (HEADS + 2 * KV) * D
-    kind = keys.dtype.element_ty
-    q = _queries(qkv, cos, sin, head, HEADS, KV, G16, D).to(kind)
-    new_key = turned(qkv + (HEADS + head) * D, cos, sin, d, D).to(kind)
-    new_value = tl.load(qkv + (HEADS + KV + head) * D + d)
-    score = _score(q.to(tl.float32), new_key.to(tl.float32), scale, G)
+    q, new_key, new_value, score = _newest(qkv, cos, sin, head, scale, keys.dtype.element_ty, HEADS, KV, G16, D)
     lead = (row * KV + head).to(tl.int64) * CHUNKS
-    most = score
-    total = score * 0.0
-    out = q.to(tl.float32) * 0.0
-    all_most = score - float("inf")
-    all_total = total
-    all_out = out
+    most, total, out = _begun(False, score, new_value, G, G16, D)
+    all_most, all_total, all_out = most, total, out
     for tile in range(0, tl.cdiv(chunks - split, SPLITS) * tiles):
         chunk = split + (tile // BASE >> doubled) * SPLITS
         inside = _tile(tile, split, tiles, doubled, BASE, SPLITS) * STEP + tl.arange(0, STEP) < position
@@ -198,18 +187,30 @@ def _attend(
         first = _tile(tile + 1, split, tiles, doubled, BASE, SPLITS) * STEP
         key, value = _cached(keys, values, table, head, first, position, KV, D, SIZE, STEP)
     if split == (chunks - 1) % SPLITS:
-        slot = tl.load(table + position // SIZE).to(tl.int64) * SIZE + position % SIZE
-        tl.store(keys + (slot * KV + head) * D + d, new_key)
-        tl.store(values + (slot * KV + head) * D + d, new_value)
+        at = (tl.load(table + position // SIZE).to(tl.int64) * SIZE + position % SIZE) * KV + head
+        tl.store(keys + at * D + d, new_key)
+        tl.store(values + at * D + d, new_value)
     y += (row.to(tl.int64) * HEADS + head * G) * D
-    if SPLITS == 1:
-        _store(y, all_total, all_out, d, g, G, D)
-    else:
+    last = True
+    if SPLITS > 1:
         tl.debug_barrier()  # all of this program's sums are written before it says so
-        if tl.atomic_add(done + row * KV + head, 1) == tl.minimum(chunks, SPLITS) - 1:
-            all_total, all_out = _summed(part, part_sums, lead, chunks, all_most, all_total, all_out, d, g, G, D)
-            _store(y, all_total, all_out, d, g, G, D)
+        last = tl.atomic_add(done + row * KV + head, 1) == tl.minimum(chunks, SPLITS) - 1
+        if last:
             tl.store(done + row * KV + head, 0)
+            all_total, all_out = _summed(part, part_sums, lead, chunks, all_most, all_total, all_out, d, g, G, D)
+    if last:
+        _store(y, all_total, all_out, d, g, G, D)
+
+
+@triton.jit
+def _newest(qkv, cos, sin, head, scale, kind: tl.constexpr, HEADS: tl.constexpr, KV: tl.constexpr, G16: tl.constexpr,
+            D: tl.constexpr):  # fmt: skip
+    """The new token's queries and key, turned, its value, and the score of one with the other."""
+    d = tl.arange(0, D)
+    q = _queries(qkv, cos, sin, head, HEADS, KV, G16, D).to(kind)
+    key = turned(qkv + (HEADS + head) * D, cos, sin, d, D).to(kind)
+    value = tl.load(qkv + (HEADS + KV + head) * D + d)
+    return q, key, value, _score(q.to(tl.float32), key.to(tl.float32), scale, HEADS // KV)
 
 
 @triton.jit
