@@ -57,7 +57,7 @@ def start(*, cold: bool) -> dict[str, Any]:
 def watch(engine: EngineProcess, begun: float) -> dict[str, float]:
     """Seconds of each phase until the engine is ready."""
     phases: dict[str, float] = {}
-    last, since = "process and imports", begun
+    last, since = "starting", begun
     while (state := engine.state()).phase is not Phase.READY:
         if state.phase is Phase.DOWN:
             raise SystemExit(state.detail)

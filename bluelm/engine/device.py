@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bluelm.config import Settings
@@ -13,6 +16,20 @@ if TYPE_CHECKING:
 
 KERNELS_FROM = (8, 0)  # compute capability: asynchronous copies, bfloat16
 log = logging.getLogger("bluelm.engine")
+
+
+def awaken(settings: Settings) -> None:
+    """Start CUDA on a thread while PyTorch is being imported, which takes as long and finds it started then."""
+    if settings.device == "cpu":
+        return
+
+    def start() -> None:
+        with suppress(OSError, AttributeError):  # no driver: PyTorch tells what is wrong
+            cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+            if cuda.cuInit(0) == 0:
+                cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), _number(settings.device))
+
+    threading.Thread(target=start, name="cuda", daemon=True).start()
 
 
 def choose(settings: Settings) -> torch.device:
@@ -72,6 +89,7 @@ def without_kernels(settings: Settings, device: torch.device, dtype: torch.dtype
     try:
         from bluelm.engine.gpu.rows import gate
 
+        torch.cuda.set_device(device)  # of this thread
         halves, out = (torch.ones(1, width, dtype=dtype, device=device) for width in (4, 2))
         gate(halves, out)
         torch.cuda.synchronize(device)

@@ -13,6 +13,7 @@ from bluelm.engine import device as devices
 from bluelm.engine import memory, sizing
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore
+from bluelm.engine.kernels import Kernels
 from bluelm.engine.memory import Card
 from bluelm.engine.opening import Opened, open_model
 from bluelm.engine.scheduler import Scheduler
@@ -52,10 +53,12 @@ def load(settings: Settings, report: Report) -> Loaded:
     Raises StartupError and its kinds.
     report: called with what is being done and the fraction of the whole load, 0 to 1.
     """
-    report("starting", 0.0)
+    report("importing PyTorch", 0.0)
+    devices.awaken(settings)
     import torch  # here, so that the first report comes before the seconds this takes
 
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    report("looking for a card", 0.15)
     path, device = find(settings), devices.choose(settings)
     report("reading the tokenizer", 0.2)
     opened = open_model(path, settings)
@@ -66,27 +69,23 @@ def load(settings: Settings, report: Report) -> Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where and how a model is computed. card: None for a CPU. kernels: by Triton kernels, not by plain PyTorch."""
+    """Where and how a model is computed. card: None for a CPU."""
 
     device: torch.device
     dtype: torch.dtype
     wanted: Wanted
     card: Card | None
-    kernels: bool
-    exact: bool
+    kernels: Kernels
 
 
 def _place(settings: Settings, opened: Opened, device: torch.device) -> _Place:
     dtype = _dtype(settings, opened, device)
     on_card = device.type == "cuda"
-    why = devices.without_kernels(settings, device, dtype)
-    if on_card and why:
-        log.warning("computing with plain PyTorch operations, which is several times slower: %s", why)
     running = settings.max_running or (RUNNING if on_card else RUNNING_ON_HOST)
     wanted = Wanted(_context(settings, opened.config.context), running, settings.cache_tokens, settings.step_tokens)
     wanted.check()
     card = Card.take(settings.gpu_memory) if on_card else None
-    return _Place(device, dtype, wanted, card, on_card and not why, settings.exact)
+    return _Place(device, dtype, wanted, card, Kernels(settings, device, dtype))
 
 
 def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) -> tuple[EngineCore, ModelInfo, Fit]:
@@ -120,25 +119,21 @@ def _info(opened: Opened, place: _Place, weights: Weights, fit: Fit) -> ModelInf
 
 
 def _weights(opened: Opened, place: _Place, report: Report) -> Weights:
-    """Read to the device; the kernels are compiled meanwhile."""
+    """Read to the device; the kernels are compiled meanwhile, as soon as the first layer is there."""
     _check_room(opened, place)
-
-    def progress(done: float) -> None:
-        report("loading weights", 0.3 + 0.5 * done)
-
-    if not place.kernels:
-        return opened.weights(place.dtype, place.device, progress, lambda _: None)
-    import torch
-
-    from bluelm.engine.gpu.compiling import Compiling
-
-    compiling = Compiling(opened.config, place.wanted, vocab=opened.tokenizer.size, exact=place.exact)
+    kernels = place.kernels
     try:
-        weights = opened.weights(place.dtype, place.device, progress, compiling.begin)
+        weights = opened.weights(
+            place.dtype, place.device, lambda done: report("loading weights", 0.3 + 0.5 * done),
+            lambda first: kernels.compile(opened.config, first, place.wanted, opened.tokenizer.size),
+        )  # fmt: skip
         report("compiling kernels", 0.8)
     finally:
-        compiling.wait()
-    torch.cuda.empty_cache()  # what was on its way, and what compiling took
+        kernels.wait()
+    if place.card is not None:
+        place.card.tidy()
+        if why := kernels.why_not():
+            log.warning("computing with plain PyTorch operations, which is several times slower: %s", why)
     return weights
 
 
@@ -160,20 +155,21 @@ def _runner(model: Llama, opened: Opened, place: _Place, report: Report) -> tupl
     from bluelm.engine.runner import Runner
 
     report("making room for the cache", 0.85)
+    plain = place.kernels.why_not()
     vocab, wanted = opened.tokenizer.size, place.wanted
     token_bytes = opened.config.cache_numbers * model.weights.norm.element_size()
     runner: Runner | GpuRunner
-    if place.kernels:
+    if not plain:
         from bluelm.engine.gpu.runner import GpuRunner
 
         runner = GpuRunner(
             model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context,
-            exact=place.exact,
+            exact=place.kernels.exact,
         )  # fmt: skip
     else:
         runner = Runner(model, block_size=BLOCK_SIZE, vocab=vocab)
     fit = sizing.on_card(runner, place.card, wanted, token_bytes) if place.card else sizing.on_host(wanted, token_bytes)
-    report("capturing graphs" if place.kernels else "making room for the cache", 0.9)
+    report("making room for the cache" if plain else "capturing graphs", 0.9)
     runner.open(fit.tokens // BLOCK_SIZE)
     return runner, fit
 

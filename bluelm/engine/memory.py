@@ -47,6 +47,12 @@ class Card:
         torch.cuda.set_per_process_memory_fraction(min(room / total, 1.0))
         return cls(total, free, room)
 
+    def tidy(self) -> None:
+        """Give back what PyTorch holds and does not use."""
+        import torch
+
+        torch.cuda.empty_cache()
+
     def left(self) -> int:
         """Bytes that can still be taken."""
         import torch

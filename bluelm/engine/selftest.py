@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ SAMPLE = "Hello, 世界 2024"
 TURNS = (Message(Role.USER, "Hello"), Message(Role.ASSISTANT, "Hi"), Message(Role.USER, "你好"))
 GREEDY = SamplingParams(temperature=0.0)
 FEW, MANY = 24, 600  # tokens that are tried; many, so that a card's programs share out a row
+SHORT = 100  # of a prompt that a card computes by a graph
 BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}  # correct kernels stay far below
 log = logging.getLogger("bluelm.engine")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # in the order in which they are read
@@ -57,42 +59,53 @@ def check(runner: Runner | GpuRunner, model: Llama, tokenizer: Tokenizer, path: 
                 raise CheckpointError(f"The tokenizer in {file} cuts {marker} into pieces: download the file again.")
     longest = min(runner.blocks * runner.block_size, model.config.context, FEW if runner.device.type == "cpu" else MANY)
     ids = (ids * -(-longest // len(ids)))[:longest]
-    expected = _plain(model, ids)
+    short, long, whole = len(ids) // 2 if len(ids) < 2 * SHORT else SHORT, len(ids) - 1, len(ids)
+    expected = _plain(model, ids, (short, long, whole))
     if not torch.isfinite(expected).all():
         raise _no_numbers(model, path)
-    _served(runner, ids, expected[:, : tokenizer.size].float())
+    wanted = dict(zip((short, long, whole), expected[:, : tokenizer.size].float(), strict=True))
+    tries = [_Try(1, ids[:short]), _Try(1, ids[:long]), *(_Try(batch, ids, one=True) for batch in runner.batches)]
+    worst = max(_tried(runner, each, wanted[len(each.ids)]) for each in tries)
+    log.info("what is served differs from the plain model by %.2g%% at most", 100 * worst)
 
 
-def _plain(model: Llama, ids: list[int]) -> Tensor:
-    """Logits [2, vocab] behind the last two tokens, without what is served."""
+def _plain(model: Llama, ids: list[int], counts: Sequence[int]) -> Tensor:
+    """Logits [counts, vocab] behind so many of the tokens each, without what is served."""
     places = torch.arange(len(ids), device=model.weights.norm.device)
     whole = Span(0, len(ids), places, None)
-    step = Step(torch.tensor(ids, device=places.device), places, places, (), (whole,), places[-2:])
+    last = places[[count - 1 for count in counts]]
+    step = Step(torch.tensor(ids, device=places.device), places, places, (), (whole,), last)
     return model.forward(step, KVCache(model.config, len(ids), model.weights.norm))
 
 
-def _served(runner: Runner | GpuRunner, ids: list[int], expected: Tensor) -> None:
-    """A prompt, and its last token in each size of batch, as they will be served: [2, vocab] are to come out.
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """So many equal rows: their prompts, or `one`, their last tokens, in one step."""
 
-    All rows have the same tokens in the same blocks, so that a small cache is enough.
-    """
-    blocks = list(range(-(-len(ids) // runner.block_size)))
-    worst = 0.0
-    for batch in (0, *runner.batches):
-        before = len(ids) - 1
-        count = before + bool(batch)
-        rows = [Row(f"test {i}", ids[:count], GREEDY, 0, count, before, blocks=blocks) for i in range(batch or 1)]
-        pieces = [Piece(row, count - 1, 1) if batch else Piece(row, 0, count) for row in rows]
-        tokens, logits = runner.run_for_logits(pieces)
-        error = _error(logits, expected[1 if batch else 0])
-        worst = max(worst, error)
-        if not error < BOUND[runner.cache.keys.dtype] or not _are_likeliest(tokens, logits):
-            raise StartupError(
-                f"The engine computes wrong numbers on this device: {error:.1%} off for {batch or 'a prompt of'} "
-                f"{'rows' if batch else f'{count} tokens'}. Update PyTorch, Triton and the driver, or set "
-                "BLUELM_KERNELS to plain (slower), or BLUELM_DEVICE to cpu."
-            )
-    log.info("what is served differs from the plain model by %.2g%% at most", 100 * worst)
+    rows: int
+    ids: list[int]
+    one: bool = False
+
+    def pieces(self, block_size: int) -> list[Piece]:
+        """All in the same blocks, where they write the same, so that a small cache is enough."""
+        count = len(self.ids)
+        blocks = list(range(-(-count // block_size)))
+        prompt = count - self.one
+        rows = [Row(f"test {i}", list(self.ids), GREEDY, 0, count, prompt, blocks=blocks) for i in range(self.rows)]
+        return [Piece(row, count - 1, 1) if self.one else Piece(row, 0, count) for row in rows]
+
+
+def _tried(runner: Runner | GpuRunner, trying: _Try, expected: Tensor) -> float:
+    """How far off the logits [vocab] are, relative to what is expected. Raises StartupError where that is too much."""
+    tokens, logits = runner.run_for_logits(trying.pieces(runner.block_size))
+    error = _error(logits, expected)
+    if not error < BOUND[runner.cache.keys.dtype] or not _are_likeliest(tokens, logits):
+        what = f"{trying.rows} rows" if trying.one else f"a prompt of {len(trying.ids)} tokens"
+        raise StartupError(
+            f"The engine computes wrong numbers on this device: {error:.1%} off for {what}. Update PyTorch, Triton and "
+            "the driver, or set BLUELM_KERNELS to plain (slower), or BLUELM_DEVICE to cpu."
+        )
+    return error
 
 
 def _error(logits: Tensor, expected: Tensor) -> float:

@@ -111,9 +111,10 @@ def largest_steps(batches: Sequence[int], wanted: Wanted, step: int) -> Iterator
     count = min(-(-step // rows), context)
     yield [Piece(_row(index, context), context - count, count) for index in range(rows)]
     for batch in reversed(batches):
-        yield [Piece(_row(index, longest), longest - 1, 1) for index in range(min(batch, wanted.running))]
+        yield [Piece(_row(index, longest, longest - 1), longest - 1, 1) for index in range(min(batch, wanted.running))]
 
 
-def _row(index: int, length: int) -> Row:
+def _row(index: int, length: int, prompt: int = 0) -> Row:
+    """prompt: tokens that are not of the answer; all if not given."""
     blocks = [0] * -(-length // BLOCK_SIZE)
-    return Row(f"rehearsal {index}", [0] * length, GREEDY, 0, length, blocks=blocks)
+    return Row(f"rehearsal {index}", [0] * length, GREEDY, 0, length, prompt, blocks=blocks)

@@ -6,6 +6,7 @@ so that a refusal comes at once); one sends a pulse. The process ends with the a
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -39,6 +40,7 @@ from bluelm.engine.wire import (
 from bluelm.errors import BlueLMError, QueueFull
 
 PULSE_S = 0.5
+SWITCH_S = 0.0005  # the step's thread waits for a busy other one so long at most, not Python's 5 ms
 log = logging.getLogger("bluelm.engine")
 
 
@@ -130,16 +132,20 @@ def main(fd: int) -> None:
 
     threading.Thread(target=beat, name="pulse", daemon=True).start()
     settings = Settings(**first.settings)
+    sys.setswitchinterval(SWITCH_S)
     try:
         loaded = load(settings, lambda phase, progress: line.send(Loading(phase, progress)))
     except BlueLMError as error:
         line.send(Fatal(error.to_wire()))
         return
     worker = Worker(line, loaded, settings)
+    gc.collect()
+    gc.freeze()  # PyTorch's own objects, which would take 50 ms each time they were looked through
     log.info(
         "ready: %s in %s on %s, a cache of %d tokens, up to %d answers at a time",
         loaded.info.id, loaded.info.dtype, loaded.info.device, loaded.cache_tokens, loaded.max_running,
     )  # fmt: skip
+    line.send(worker.pulse())  # so that its figures are there from the start
     line.send(Ready(loaded.info, loaded.cache_tokens))
     worker.run()
 

@@ -1,64 +1,82 @@
-"""Compiles a model's kernels while its weights are still being read: every kernel is there once its first layer is."""
+"""Compiles a model's kernels all at the same time, while its weights are still being read.
+
+A model of the first layer alone is stepped through with every launch of a kernel that is not compiled yet noted and
+left out; then Triton compiles what was noted, on as many threads as there are cores.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
+from triton import knobs
 
 from bluelm.engine.gpu.runner import GpuRunner
 from bluelm.engine.model import Llama, LlamaConfig, Weights
 from bluelm.engine.sizing import BLOCK_SIZE, Wanted, largest_steps
 
-PARTS = 4  # threads
-STEP = 512  # prompt tokens of the step that is computed for its kernels
+STEP = 512  # prompt tokens of the step that is gone through
 log = logging.getLogger("bluelm.engine")
 
 
-class Compiling:
-    """Threads that compute a model of one layer for each size of batch, each on a stream of its own.
+def compile_ahead(config: LlamaConfig, weights: Weights, wanted: Wanted, *, vocab: int, exact: bool) -> None:
+    """Have every kernel of such a model compiled. weights: of its first layer alone; exact: as GpuRunner's.
 
-    exact: as GpuRunner's. What goes wrong is only logged: it comes again, and is told, once the whole model runs.
+    What goes wrong is only logged: kernels that are missing then are compiled as they are launched.
     """
-
-    def __init__(self, config: LlamaConfig, wanted: Wanted, *, vocab: int, exact: bool) -> None:
-        self._config = replace(config, layers=1)
-        self._wanted, self._vocab, self._exact = wanted, vocab, exact
-        self._threads: list[threading.Thread] = []
-
-    def begin(self, weights: Weights) -> None:
-        """weights: of the first layer alone."""
-        device = weights.norm.device
-        model = Llama(self._config, weights, context=1)
-        for part in range(PARTS):
-            thread = threading.Thread(target=self._compile, args=(model, device, part), name=f"compile-{part}")
-            thread.start()
-            self._threads.append(thread)
-
-    def wait(self) -> None:
-        """Until all is compiled."""
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
-
-    def _compile(self, model: Llama, device: torch.device, part: int) -> None:
-        try:
-            with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()):
-                runner = GpuRunner(
-                    model, block_size=BLOCK_SIZE, vocab=self._vocab, max_running=self._wanted.running,
-                    context=self._wanted.context, exact=self._exact,
-                )  # fmt: skip
-                prompts, *decoding = largest_steps(runner.batches, self._wanted, STEP)
-                mine = [pieces for pieces in decoding if _part(len(pieces)) == part]
-                for pieces in mine if part else [*mine, prompts]:
-                    runner.run(pieces)
-                torch.cuda.synchronize()
-        except Exception as error:
-            log.info("kernels could not be compiled ahead: %s", error)
+    model = Llama(replace(config, layers=1), weights, context=1)
+    device = weights.norm.device
+    try:
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()), noted() as missing:
+            runner = GpuRunner(
+                model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context,
+                exact=exact,
+            )  # fmt: skip
+            for pieces in largest_steps(runner.batches, wanted, STEP):
+                runner.run(pieces)
+        compile_all(missing, device)
+    except Exception as error:
+        log.warning("kernels could not be compiled ahead: %s", error)
 
 
-def _part(rows: int) -> int:
-    """The tiles for 64, 32 and 16 rows, and the kernels for one row, are made at the same time."""
-    return 0 if rows == 1 else 1 + rows.bit_length() % 3
+@contextmanager
+def noted() -> Iterator[list[tuple[Any, str]]]:
+    """While it lasts, kernels that this thread launches and that are not compiled are added to the list given, each
+    with what Triton needs to compile it, and not launched."""
+    found: dict[tuple[Any, str], None] = {}
+    missing: list[tuple[Any, str]] = []
+    this = threading.get_ident()
+
+    def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        if threading.get_ident() != this:
+            return False
+        wanted = (fn.jit_function, compile["specialization_data"])
+        if wanted not in found:
+            found[wanted] = None
+            missing.append(wanted)
+        return True  # Triton takes it for compiled elsewhere, and launches nothing
+
+    before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, note
+    try:
+        yield missing
+    finally:
+        knobs.runtime.jit_cache_hook = before
+
+
+def compile_all(missing: Sequence[tuple[Any, str]], device: torch.device) -> None:
+    """Compile and load what was noted, all at the same time."""
+
+    def make(wanted: tuple[Any, str]) -> None:
+        kernel, data = wanted
+        with torch.cuda.device(device):
+            kernel.preload(data).run  # noqa: B018  its launcher is compiled too, and its code sent to the card
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "compile") as pool:
+        list(pool.map(make, missing))

@@ -53,7 +53,7 @@ def turned(at, cos, sin, d, D: tl.constexpr):
     return here * cos + there * sin
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "slots"])  # these are parts of one tensor, of any length
 def _rotate(
     qkv, positions, slots, cos, sin, query, keys, values,
     HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, SOME: tl.constexpr, EARLY: tl.constexpr,
