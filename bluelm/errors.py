@@ -18,7 +18,8 @@
     └── StartupError            500  the app or the engine cannot start as it is set up
         ├── SettingError             a setting with a bad value
         ├── NotEnoughMemory          the model, or any cache beside it, does not fit
-        └── CheckpointError          a model folder or file that does not fit
+        ├── CheckpointError          a model folder or file that does not fit
+        └── ExportError              an exported folder that cannot be written
 
 A message is a whole English sentence followed by a remedy. The page words its own in the reader's language
 from `code` and `details` (components/i18n.py); programs get `code`, `message` and `param`.
@@ -189,3 +190,7 @@ class NotEnoughMemory(StartupError):
 
 class CheckpointError(StartupError):
     code = "bad_checkpoint"
+
+
+class ExportError(StartupError):
+    code = "export_failed"

@@ -60,7 +60,7 @@ def find(settings: Settings) -> Path | None:
     if settings.model == DEMO:
         return None
     if settings.model:
-        return _named(settings.model)
+        return named(settings.model, "BLUELM_MODEL")
     for checkpoint in CHECKPOINTS:
         if checkpoint.kind is not ModelKind.CHAT:
             continue
@@ -108,7 +108,11 @@ def unfinished(local: Local) -> str:
     return f"{local.why}. Run `python download_model.py {local.checkpoint.short}{place}` to complete it."
 
 
-def _named(name: str) -> Path:
+def named(name: str, what: str) -> Path:
+    """The folder or .gguf file of a path or of a checkpoint's name in the catalog; what: who says so, for errors.
+
+    Raises SettingError for what is not there, CheckpointError for what is not complete.
+    """
     path = Path(name).expanduser()
     if path.exists():
         if not path.is_dir() and path.suffix != ".gguf":
@@ -125,14 +129,14 @@ def _named(name: str) -> Path:
         local = look(lookup(name))
     except NotFound as error:
         raise SettingError(
-            f"BLUELM_MODEL is {name!r}: there is no such file or folder. {error.message}", param="model"
+            f"{what} is {name!r}: there is no such file or folder. {error.message}", param="model"
         ) from None
     if local.state is State.COMPLETE:
         return local.folder
     if local.state is State.PARTIAL:
         raise CheckpointError(f"The download of {local.folder} is not complete: {unfinished(local)}")
     raise SettingError(
-        f"BLUELM_MODEL is {name!r}, and {local.checkpoint.name} is not on this disk: "
+        f"{what} is {name!r}, and {local.checkpoint.name} is not on this disk: "
         f"run `python download_model.py {local.checkpoint.short}` first.",
         param="model",
     )

@@ -73,7 +73,9 @@ def test_a_folder_of_somebody_else_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("there", [True, False])
 def test_any_python_goes_on_in_the_projects_own_or_says_what_to_do(tmp_path: Path, there: bool) -> None:
-    (tmp_path / "download_model.py").write_bytes((Path(__file__).parent.parent / "download_model.py").read_bytes())
+    (tmp_path / "bluelm").mkdir()
+    for name in ("download_model.py", "bluelm/__init__.py", "bluelm/venv.py"):
+        (tmp_path / name).write_bytes((Path(__file__).parent.parent / name).read_bytes())
     if there:
         inside = tmp_path / ".venv" / "bin" / "python"
         inside.parent.mkdir(parents=True)

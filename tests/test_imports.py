@@ -19,13 +19,13 @@ CODE = ("app.py", "download_model.py", "bluelm", "components", "pages", "scripts
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("pages",),
     ("components",),
-    ("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.store", "bluelm.conversation"),
+    ("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.store", "bluelm.conversation", "bluelm.export"),
     ("bluelm.engine",),
-    ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.download.cli", "bluelm.export"),
+    ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.download.cli"),
     ("bluelm.download",),
     ("bluelm.catalog",),
     ("bluelm.types",),
-    ("bluelm.errors",),
+    ("bluelm.errors", "bluelm.venv"),
     ("bluelm",),
 )
 
@@ -36,7 +36,7 @@ LOADS_TORCH = {
         *("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized"),
         *("checkpoint", "folder_config", "folder_weights", "selftest", "tensor_file", "upload"),
     )
-}
+} | {"bluelm.export.packed", "bluelm.export.weights"}
 
 # The kernels' own package; with a dot, since the package itself may be asked for on machines without Triton.
 GPU_ROOM = "bluelm.engine.gpu."

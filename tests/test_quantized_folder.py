@@ -39,9 +39,10 @@ def quantize(weight: Tensor, kind: str, seed: int) -> dict[str, Tensor]:
     return {"qweight": packed(codes, 0, order), "qzeros": packed(zeros, 1, order), "scales": scales, "g_idx": g_idx}
 
 
-def write(path: Path, kind: str, **changes: Any) -> dict[str, Tensor]:
-    """A 4-bit folder; gives its tensors dequantised by the formulas."""
-    dense = random_tensors(bluelm_config())
+def write(path: Path, kind: str, *, shape: dict[str, Any] | None = None, **changes: Any) -> dict[str, Tensor]:
+    """A 4-bit folder; gives its tensors dequantised by the formulas. shape: other figures for config.json."""
+    config = bluelm_config(**(shape or {}))
+    dense = random_tensors(config)
     stored: dict[str, Tensor] = {}
     for number, (name, tensor) in enumerate(list(dense.items())):
         match = LINEAR.match(name)
@@ -56,7 +57,7 @@ def write(path: Path, kind: str, **changes: Any) -> dict[str, Tensor]:
         stored |= {f"{match[1]}.{part}": t for part, t in parts.items()}
         dense[name] = unpack("awq" if kind == "awq" else "gptq", parts).dequantize()
     said = {"quant_method": "awq" if kind == "awq" else "gptq", "bits": 4, "group_size": GROUP, **changes}
-    write_checkpoint(path, config=bluelm_config(quantization_config=said), tensors=stored, form="safetensors")
+    write_checkpoint(path, config={**config, "quantization_config": said}, tensors=stored, form="safetensors")
     return dense
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tokenizers
@@ -22,10 +24,12 @@ def load(specification: dict[str, Any]) -> tuple[Vocabulary, list[int], list[int
             f"tokenizer.json has a model of type {model.get('type')!r}, and only 'BPE' can be read here: use another "
             "checkpoint."
         )
-    added = specification.get("added_tokens") or []
-    text_of_token = {id: token for token, id in model["vocab"].items()} | {t["id"]: t["content"] for t in added}
-    names = Names({t["id"]: t["content"] for t in added if t["special"] or is_marker(t["content"])})
+    added, vocab = specification.get("added_tokens") or [], model["vocab"]
+    text_of_token = {id: token for token, id in vocab.items()} | {t["id"]: t["content"] for t in added}
     special_ids = frozenset(t["id"] for t in added if t["special"])
+    cut_out = {vocab[piece]: piece for step in _steps(specification) for piece in _pieces_cut_by(step, vocab)}
+    known = {t["id"]: t["content"] for t in added} | cut_out
+    names = Names({id: text for id, text in known.items() if id in special_ids or is_marker(text)})
     bytes_of = _bytes_of_byte_level if _is_byte_level(specification) else _bytes_of_sentencepiece
     table = [b""] * (max(text_of_token) + 1)
     for id, token in text_of_token.items():
@@ -54,11 +58,35 @@ def _build(specification: dict[str, Any]) -> tokenizers.Tokenizer:
         raise CheckpointError(f"The tokenizer cannot be read ({error}): download the checkpoint again.") from error
 
 
+def cutting(pieces: Iterable[str]) -> dict[str, Any]:
+    """A pre-tokenizer that cuts these pieces out of a text, the longest first, as SentencePiece does with its own."""
+    pattern = "|".join(re.escape(piece) for piece in sorted(pieces, key=len, reverse=True))
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _pieces_cut_by(step: dict[str, Any], vocab: Mapping[str, int]) -> list[str]:
+    """What `cutting` was given; nothing for a step that somebody else wrote."""
+    pattern = step.get("pattern", {}).get("Regex", "") if step.get("behavior") == "Isolated" else ""
+    pieces = [re.sub(r"\\(.)", r"\1", piece, flags=re.DOTALL) for piece in re.split(r"(?<!\\)\|", pattern)]
+    return pieces if all(piece in vocab for piece in pieces) else []
+
+
+def _steps(specification: dict[str, Any]) -> list[dict[str, Any]]:
+    step = specification.get("pre_tokenizer")
+    return step.get("pretokenizers", [step]) if step else []
+
+
 def _renamed(specification: dict[str, Any], names: Names) -> dict[str, Any]:
     """The same tokenizer with its special tokens and markers under secret names, and without limits on length."""
     model = specification["model"]
-    hidden = set(names.public.values())
+    secret = {public: names.secret[id] for id, public in names.public.items()}
     pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+    steps = [
+        cutting(secret.get(piece, piece) for piece in pieces)
+        if (pieces := _pieces_cut_by(step, model["vocab"]))
+        else step
+        for step in _steps(specification)
+    ]
     return {
         **specification,
         "truncation": None,
@@ -67,10 +95,12 @@ def _renamed(specification: dict[str, Any], names: Names) -> dict[str, Any]:
             {**token, "content": names.secret.get(token["id"], token["content"])}
             for token in specification.get("added_tokens") or []
         ],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if steps else None,
         "model": {
             **model,
+            "unk_token": secret.get(model.get("unk_token"), model.get("unk_token")),
             "vocab": {names.secret.get(id, token): id for token, id in model["vocab"].items()},
-            "merges": [pair for pair in pairs if hidden.isdisjoint((*pair, "".join(pair)))],
+            "merges": [pair for pair in pairs if secret.keys().isdisjoint((*pair, "".join(pair)))],
         },
     }
 

@@ -51,24 +51,12 @@ def load_folder(
     Every tensor gets memory of its own, so that each shard is let go as soon as it is done. progress, preview: see
     assemble.
     """
-    tied = bool(checkpoint.config.get("tie_word_embeddings", False))
-    if tied and is_stable(checkpoint):
-        raise CheckpointError(
-            f"{checkpoint.path / 'config.json'} ties lm_head to an embedding with a LayerNorm, which no BlueLM does: "
-            "download it again."
-        )
-    source = _Source(checkpoint, config, dtype, device)
+    source = Source(checkpoint, config, dtype, device)
     try:
-        weights = assemble(config, source.fetch, tied=tied, dtype=dtype, progress=progress, preview=preview)
+        weights = assemble(config, source.fetch, tied=source.tied, dtype=dtype, progress=progress, preview=preview)
     finally:
         source.close()
-    extra = sorted(source.left - {"lm_head.weight"} if tied else source.left)
-    if extra:
-        raise CheckpointError(
-            f"{checkpoint.path} has {len(extra)} tensors that this model has not ({', '.join(extra[:3])}): "
-            "it is of another model, or its config.json is.",
-            tensor=extra[0],
-        )
+    source.check_all_taken()
     return weights
 
 
@@ -77,15 +65,24 @@ def is_stable(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.config.get("use_stable_embedding", False))
 
 
-class _Source:
-    """Gives each tensor once. left: names not given yet."""
+class Source:
+    """Gives the tensors of a checkpoint by Llama's names, in `dtype` on `device`, the embedding folded.
+
+    tied: lm_head is the embedding. kind: of its 4 bits, see `quantization`. Raises CheckpointError.
+    """
 
     def __init__(self, checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.checkpoint, self.config, self.dtype, self.device = checkpoint, config, dtype, device
-        self.left = {name for name in checkpoint.names if not IGNORED.search(name)}
-        self.stable = is_stable(checkpoint)
+        self.tied = bool(checkpoint.config.get("tie_word_embeddings", False))
         self.kind = quantization(checkpoint)
-        names = [name for name in self._in_order() if name in self.left]
+        self._stable = is_stable(checkpoint)
+        if self.tied and self._stable:
+            raise CheckpointError(
+                f"{checkpoint.path / 'config.json'} ties lm_head to an embedding with a LayerNorm, which no BlueLM "
+                "does: download it again."
+            )
+        self._left = {name for name in checkpoint.names if not IGNORED.search(name)}
+        names = [name for name in self._in_order() if name in self._left]
         self.upload = Upload(checkpoint.tensor, names, Buffers(device).sent) if device.type == "cuda" else None
 
     def _in_order(self) -> list[str]:
@@ -93,14 +90,25 @@ class _Source:
         return [first, *(f"{EMBEDDING_NORM}.{part}" for part in ("weight", "bias")), *others]
 
     def close(self) -> None:
+        """Let go of the files."""
         if self.upload is not None:
             self.upload.close()
         self.checkpoint.close()
 
+    def check_all_taken(self) -> None:
+        """Raises CheckpointError for tensors that nobody has asked for."""
+        extra = sorted(self._left - {"lm_head.weight"} if self.tied else self._left)
+        if extra:
+            raise CheckpointError(
+                f"{self.checkpoint.path} has {len(extra)} tensors that this model has not ({', '.join(extra[:3])}): "
+                "it is of another model, or its config.json is.",
+                tensor=extra[0],
+            )
+
     def fetch(self, name: str) -> Stored:
-        base = name.removesuffix(".weight")
-        if self.kind and f"{base}.qweight" in self.left:
-            return self._packed(self.kind, base)
+        """A matrix or vector. Raises CheckpointError, which names it."""
+        if self.kind and (parts := self.packed(name)):
+            return unpack(self.kind, parts, name.removesuffix(".weight"))
         tensor = self._take(name)
         if tensor.dtype not in PLAIN:
             raise CheckpointError(
@@ -108,20 +116,24 @@ class _Source:
                 "only float32, float16 and bfloat16 can be served; use another checkpoint.",
                 tensor=name,
             )
-        if name == EMBEDDING and self.stable:
+        if name == EMBEDDING and self._stable:
             return self._folded(tensor)
         mapped = tensor.device.type == "cpu" and not name.removesuffix(".weight").endswith(FUSED)  # else copied later
         return tensor.to(device=self.device, dtype=self.dtype, copy=mapped)
 
     def _take(self, name: str) -> Tensor:
-        self.left.discard(name)
+        self._left.discard(name)
         return self.checkpoint.tensor(name) if self.upload is None else self.upload.tensor(name)
 
-    def _packed(self, kind: str, base: str) -> Stored:
-        parts = {part: self._take(f"{base}.{part}") for part in PACKED if f"{base}.{part}" in self.left}
+    def packed(self, name: str) -> dict[str, Tensor]:
+        """The stored tensors of a matrix in 4 bits, by their last names; none for others."""
+        base, names = name.removesuffix(".weight"), self.checkpoint.names
+        if f"{base}.qweight" not in names:
+            return {}
+        parts = {part: self._take(f"{base}.{part}") for part in PACKED if f"{base}.{part}" in names}
         if (bias := parts.pop("bias", None)) is not None and bias.any():
             raise CheckpointError(f"{base}.bias is not zero: a Llama has no biases; use another checkpoint.")
-        return unpack(kind, parts, base)
+        return parts
 
     def _folded(self, table: Tensor) -> Tensor:
         """The embedding table behind its LayerNorm, which works on each row alone; in float32, some rows at a time."""

@@ -36,7 +36,7 @@ def folder_kind(path: Path, config: Mapping[str, Any], *, wanted: str, templated
     wanted: the setting BLUELM_KIND. templated: the tokenizer has a chat format.
     Raises SettingError, or CheckpointError for a BlueLM that is to chat and whose tokenizer lacks the markers.
     """
-    kind = ModelKind(wanted) if wanted != "auto" else _by_name(folder_name(path), config)
+    kind = ModelKind(wanted) if wanted != "auto" else kind_by_name(folder_name(path), config)
     if kind is ModelKind.BASE or templated:
         return kind
     if str(config.get("model_type")).lower() == "bluelm":
@@ -52,7 +52,8 @@ def folder_kind(path: Path, config: Mapping[str, Any], *, wanted: str, templated
     return ModelKind.BASE
 
 
-def _by_name(name: str, config: Mapping[str, Any]) -> ModelKind:
+def kind_by_name(name: str, config: Mapping[str, Any]) -> ModelKind:
+    """What the names of a model say, its own first; chat where they say nothing."""
     try:
         return lookup(name).kind
     except NotFound:

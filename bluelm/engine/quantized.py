@@ -35,7 +35,7 @@ def unpack(kind: str, tensors: Mapping[str, Tensor], name: str = "a matrix") -> 
     except KeyError as error:
         raise CheckpointError(f"{name} has no {error}: the checkpoint is incomplete; download it again.") from None
     if kind == "gptq":
-        codes, zero = _nibbles(qweight.T), _nibbles(zeros) + 1
+        codes, zero = nibbles(qweight.T), nibbles(zeros) + 1
     elif kind == "awq":
         codes, zero = _awq(qweight).T, _awq(zeros)
     else:
@@ -72,16 +72,23 @@ def from_q4_1(blocks: np.ndarray) -> Grouped4:
     return Grouped4(torch.from_numpy(codes), scale, minimum)
 
 
-def _nibbles(packed: Tensor) -> Tensor:
+def nibbles(packed: Tensor) -> Tensor:
     """int32 [rows, n] to uint8 [rows, 8 n], lowest bits first."""
     shifts = torch.arange(0, 32, 4, dtype=torch.int32)
     return ((packed[..., None] >> shifts) & 15).to(torch.uint8).flatten(-2)
 
 
 def _awq(packed: Tensor) -> Tensor:
-    codes = _nibbles(packed).unflatten(-1, (-1, 8))
+    codes = nibbles(packed).unflatten(-1, (-1, 8))
     place = torch.tensor(AWQ_ORDER).argsort()
     return codes[..., place].flatten(-2)
+
+
+def pack_awq(codes: Tensor) -> Tensor:
+    """Codes 0 to 15 [rows, 8 n] as AWQ packs them: int32 [rows, n]."""
+    shifts = torch.arange(0, 32, 4)
+    columns = codes.unflatten(-1, (-1, 8))[..., torch.tensor(AWQ_ORDER)].long()
+    return (columns << shifts).sum(-1).to(torch.int32)  # the highest code may set the sign
 
 
 def _check(name: str, codes: Tensor, zero: Tensor, scales: Tensor) -> None:

@@ -97,10 +97,10 @@ def bytes_of(piece: Piece) -> bytes:
 def read_pieces(model: bytes) -> list[Piece]:
     """All pieces, by id. Raises ValueError or LookupError when the bytes are no SentencePiece model."""
     pieces = []
-    for field, _, _, value in _fields(model):
+    for field, _, _, value in fields(model):
         if field == _PIECES:
-            parts = {inner: content for inner, _, _, content in _fields(value)}
-            pieces.append(Piece(parts[_PIECE].decode(), Kind(_read_varint(parts.get(_TYPE, b"\x01"), 0)[0])))
+            parts = {inner: content for inner, _, _, content in fields(value)}
+            pieces.append(Piece(parts[_PIECE].decode(), Kind(read_varint(parts.get(_TYPE, b"\x01"), 0)[0])))
     if not pieces:
         raise ValueError("it has no pieces")
     return pieces
@@ -110,12 +110,12 @@ def renamed(model: bytes, new_names: Mapping[int, str]) -> bytes:
     """The model with some pieces under other names, {id: name}, and without its self-test (which has the old ones)."""
     out = bytearray()
     id = 0
-    for field, start, end, value in _fields(model):
+    for field, start, end, value in fields(model):
         if field == _SELF_TEST:
             continue
         if field == _PIECES:
             if id in new_names:
-                rest = b"".join(value[s:e] for inner, s, e, _ in _fields(value) if inner != _PIECE)
+                rest = b"".join(value[s:e] for inner, s, e, _ in fields(value) if inner != _PIECE)
                 out += _bytes_field(_PIECES, _bytes_field(_PIECE, new_names[id].encode()) + rest)
                 id += 1
                 continue
@@ -124,18 +124,18 @@ def renamed(model: bytes, new_names: Mapping[int, str]) -> bytes:
     return bytes(out)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """The fields of a message: number, start and end in the message, and the value's bytes."""
+def fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The fields of a protocol buffer: number, start and end in the message, and the value's bytes."""
     at = 0
     while at < len(message):
         start = at
-        tag, at = _read_varint(message, at)
+        tag, at = read_varint(message, at)
         value_at = at
         if tag & 7 == _BYTES:
-            length, value_at = _read_varint(message, at)
+            length, value_at = read_varint(message, at)
             at = value_at + length
         elif tag & 7 == _VARINT:
-            _, at = _read_varint(message, at)
+            _, at = read_varint(message, at)
         elif tag & 7 in (_FIXED32, _FIXED64):
             at += 4 if tag & 7 == _FIXED32 else 8
         else:
@@ -145,7 +145,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         yield tag >> 3, start, at, message[value_at:at]
 
 
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+def read_varint(message: bytes, at: int = 0) -> tuple[int, int]:
+    """A number and where it ends."""
     value = shift = 0
     while True:
         byte = message[at]

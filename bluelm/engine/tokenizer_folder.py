@@ -38,7 +38,7 @@ class Folder:
             eos = self._json(name).get("eos_token_id")
             if eos is not None:
                 return list(eos) if isinstance(eos, list) else [eos]
-        eos = vocabulary.names.id_of(self._special_tokens.get("eos_token", END_OF_ANSWER))
+        eos = vocabulary.names.id_of(self.special_tokens.get("eos_token", END_OF_ANSWER))
         if eos is None:
             raise CheckpointError(
                 f"No file of {self.path} says which token ends an answer: add eos_token_id to generation_config.json."
@@ -54,7 +54,7 @@ class Folder:
                 )
             return BlueLMTemplate(tools=all(vocabulary.names.id_of(one) is not None for one in (SYSTEM, FUNCTION)))
         source = self._chat_template()
-        return JinjaTemplate(source, self._special_tokens) if source else None
+        return JinjaTemplate(source, self.special_tokens) if source else None
 
     def _fast(self) -> tuple[Vocabulary, int | None]:
         specification = self._json("tokenizer.json")
@@ -71,11 +71,11 @@ class Folder:
 
     def _sentencepiece(self) -> tuple[Vocabulary, int | None]:
         model = (self.path / "tokenizer.model").read_bytes()
-        vocabulary = sentencepiece_tokenizer.load(model, self._declared_ids())
+        vocabulary = sentencepiece_tokenizer.load(model, self.declared_ids())
         return vocabulary, self._bos_id(vocabulary) if self._config.get("add_bos_token", True) else None
 
     def _bos_id(self, vocabulary: Vocabulary) -> int:
-        bos = self._special_tokens.get("bos_token", "<s>")
+        bos = self.special_tokens.get("bos_token", "<s>")
         id = vocabulary.names.id_of(bos)
         if id is None:
             raise CheckpointError(
@@ -105,7 +105,8 @@ class Folder:
                     "with tokenizer.model: save the tokenizer with a tokenizer.json."
                 )
 
-    def _declared_ids(self) -> dict[int, str]:
+    def declared_ids(self) -> dict[int, str]:
+        """Tokens that files beside tokenizer.model name."""
         added = {id: text for text, id in self._json("added_tokens.json").items()}
         decoder = self._config.get("added_tokens_decoder", {})
         return added | {int(id): token["content"] for id, token in decoder.items()}
@@ -115,7 +116,7 @@ class Folder:
         return {name: both[name] for name in _SPECIAL_TOKENS if both.get(name)}
 
     @property
-    def _special_tokens(self) -> dict[str, str]:
+    def special_tokens(self) -> dict[str, str]:
         """{"bos_token": "<s>", ...}"""
         return {name: t["content"] if isinstance(t, dict) else t for name, t in self._declared().items()}
 

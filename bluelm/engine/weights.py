@@ -49,20 +49,24 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def numbers(config: LlamaConfig, *, tied: bool) -> int:
-    """How many numbers such a model has."""
+def tensor_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Of every tensor of such a model, by Llama's usual names, in the order in which `assemble` asks for them."""
     shapes = _shapes(config)
-    sizes = {part: sum(prod(shapes[name]) for name in names) for part, names in PARTS.items()}
-    outside = sum(sizes[part] for part in OUTSIDE if not (tied and part == "lm_head"))
-    return outside + config.layers * sum(size for part, size in sizes.items() if part not in OUTSIDE)
+    inside = [name for part, names in PARTS.items() if part not in OUTSIDE for name in names]
+    layers = {f"model.layers.{index}.{name}": shapes[name] for index in range(config.layers) for name in inside}
+    names = ["model.embed_tokens", *layers, "model.norm", *([] if tied else ["lm_head"])]
+    known = layers | shapes
+    return {f"{name}.weight": known[name] for name in names}
 
 
 def in_order(config: LlamaConfig, *, tied: bool) -> list[str]:
     """The names that `assemble` asks for, in its order."""
-    inside = [name for part, names in PARTS.items() if part not in OUTSIDE for name in names]
-    layers = [f"model.layers.{index}.{name}" for index in range(config.layers) for name in inside]
-    names = ["model.embed_tokens", *layers, "model.norm", *([] if tied else ["lm_head"])]
-    return [f"{name}.weight" for name in names]
+    return list(tensor_shapes(config, tied=tied))
+
+
+def numbers(config: LlamaConfig, *, tied: bool) -> int:
+    """How many numbers such a model has."""
+    return sum(map(prod, tensor_shapes(config, tied=tied).values()))
 
 
 def assemble(

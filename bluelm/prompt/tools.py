@@ -13,18 +13,18 @@ from bluelm.errors import InvalidParameter
 from bluelm.prompt.parts import Part
 from bluelm.types import Message, Tool
 
-_BEFORE = "你是一个AI助手，尽你所能回答用户的问题，你可以使用的工具如下:\n<APIs>\n"
-_AFTER = (
+BEFORE = "你是一个AI助手，尽你所能回答用户的问题，你可以使用的工具如下:\n<APIs>\n"
+AFTER = (
     "</APIs>\n你需要根据用户问题，选择合适的工具，输出的格式为：\n"
     '{"answer":"给用户的回复","function_calls":[{"name":"函数名","parameters":{"参数名":"参数"}}]}\n'
     "如果不需要额外回复或者没有合适工具，则对应字段输出空。\n"
 )
-_SAID = {"type", "properties", "required", "additionalProperties", "title", "$schema"}
+SAID = {"type", "properties", "required", "additionalProperties", "title", "$schema"}
 
 
 def written_tools(tools: Sequence[Tool]) -> Iterator[Part]:
     """The system text that tells the model what it may call, and how. Raises InvalidParameter."""
-    yield Part(_BEFORE, True)
+    yield Part(BEFORE, True)
     for tool in tools:
         try:
             told = str(_told(tool))
@@ -33,7 +33,7 @@ def written_tools(tools: Sequence[Tool]) -> Iterator[Part]:
         yield Part("- ", True)
         yield Part(told, False)
         yield Part("\n", True)
-    yield Part(_AFTER, True)
+    yield Part(AFTER, True)
 
 
 def _told(tool: Tool) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _is_flat(schema: dict[str, Any]) -> bool:
     """Whether a schema says no more than BlueLM's list of parameters can; one that does is stated as it is."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
     return (
-        set(schema) <= _SAID
+        set(schema) <= SAID
         and schema.get("type", "object") == "object"
         and isinstance(properties, dict)
         and isinstance(required, list)
