@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bluelm.engine.read_ahead import ReadAhead
 from bluelm.engine.tensor_file import TensorFile, open_tensors, refuse_stub
 from bluelm.errors import CheckpointError
 
@@ -36,6 +37,7 @@ class Checkpoint:
         self.config = read_json(path / "config.json")
         self._open: OrderedDict[Path, TensorFile] = OrderedDict()
         self._file_of = self._directory()
+        self._ahead: ReadAhead | None = None
 
     @property
     def names(self) -> set[str]:
@@ -60,10 +62,16 @@ class Checkpoint:
             raise CheckpointError(
                 f"{name} is missing in {self.path}: the checkpoint is incomplete; download it again.", tensor=name
             )
-        return self._shard(file).tensor(name)
+        if self._ahead is None:
+            self._ahead = ReadAhead(self.files)
+        found = self._shard(file).tensor(name)
+        self._ahead.used(found.nbytes)
+        return found
 
     def close(self) -> None:
         self._open.clear()
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _shard(self, file: Path) -> TensorFile:
         if file not in self._open:

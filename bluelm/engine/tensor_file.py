@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +28,6 @@ class TensorFile(Protocol):
 def open_tensors(file: Path) -> TensorFile:
     """Raises CheckpointError, which names the file, what is wrong with it and the remedy."""
     refuse_stub(file)
-    _read_ahead(file)
     try:
         return _Safetensors(file) if file.suffix == ".safetensors" else _Pickled(file)
     except CheckpointError:
@@ -88,10 +85,3 @@ def _absent(file: Path, name: str) -> CheckpointError:
 def _damaged(file: Path, error: Exception) -> CheckpointError:
     why = (str(error).splitlines() or [type(error).__name__])[0][:120]
     return CheckpointError(f"{file} is damaged or half downloaded ({why}): download it again.")
-
-
-def _read_ahead(file: Path) -> None:
-    """Let the system fetch the whole file while its tensors are used: page by page a mapping waits for each."""
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError), file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
