@@ -13,11 +13,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -98,36 +98,42 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[str]:
-    """The address of a vLLM over a folder, until the block ends, however that is."""
+    """The address of a vLLM over a folder, until the block ends, or this process does."""
     port, log = free_port(), folder.with_suffix(".log")
     where = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "bluelm", "--enforce-eager"]
     with log.open("w") as out:
-        process = start([str(VLLM), "serve", str(folder), *where, *options], out)
+        keeper = subprocess.Popen(
+            [sys.executable, "-c", KEEPER, str(VLLM), "serve", str(folder), *where, *options],
+            stdin=subprocess.PIPE, stdout=out, stderr=out, env={**os.environ, **QUIET}, start_new_session=True,
+        )  # fmt: skip
+    assert keeper.stdin is not None
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + START_S
     try:
         while not answers(url + "/health"):
-            if process.poll() is not None or time.monotonic() > end:
+            if keeper.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"vLLM does not serve:\n{log.read_text()[-5000:]}")
             time.sleep(0.5)
         yield url
     finally:
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signum)  # its engine runs in processes of its own, in the same group
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+        keeper.stdin.close()
+        keeper.wait()
 
 
-# PR_SET_PDEATHSIG: vLLM gets a SIGTERM even where the tests are killed.
-END_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
-
-
-def start(command: list[str], out: IO[str]) -> subprocess.Popen[bytes]:
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", END_WITH_PARENT, *command],
-        stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, start_new_session=True,
-    )  # fmt: skip
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+# Runs a command until it ends or its own input does, even by a kill of the tests; then nothing of its group is left.
+# While it starts, vLLM does not heed SIGTERM.
+KEEPER = """
+import os, select, signal, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while child.poll() is None and not select.select([0], [], [], 0.5)[0]:
+    pass
+os.killpg(0, signal.SIGTERM)
+try:
+    child.wait(10)
+finally:
+    os.killpg(0, signal.SIGKILL)
+"""
 
 
 def answers(url: str) -> bool:
@@ -142,7 +148,8 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-signal.signal(signal.SIGTERM, interrupt)  # so that fixtures are taken down on it too
+for signum in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(signum, interrupt)  # so that fixtures are taken down
 torch.set_num_threads(1)
 
 
