@@ -1,7 +1,8 @@
-"""`streamlit run app.py`, with PORT and MODEL from the environment, in this very process: Ctrl-C reaches the server."""
+"""`streamlit run app.py`, with PORT and MODEL from the environment (or --model), in this very process, for Ctrl-C."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import socket
@@ -16,10 +17,19 @@ def main() -> None:
     os.chdir(ROOT)
     address, port = where()
     check_free(address, port)
-    if model := os.environ.get("MODEL"):
+    model, options = wanted(sys.argv[1:])
+    if model:
         os.environ["BLUELM_MODEL"] = str(Path(model).expanduser())
     print(f"Starting BlueLM Chat on http://{address}:{port} (Ctrl-C ends it).", flush=True)
-    serve([f"--server.port={port}", *sys.argv[1:]])
+    serve([f"--server.port={port}", *options])
+
+
+def wanted(args: list[str]) -> tuple[str, list[str]]:
+    """The model: --model first, then MODEL ("" for neither); and the options that are for Streamlit."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default=os.environ.get("MODEL", ""))
+    given, options = parser.parse_known_args(args)
+    return given.model, options
 
 
 def serve(options: list[str]) -> None:

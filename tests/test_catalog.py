@@ -158,3 +158,13 @@ def test_downloads_go_to_the_data_disk_where_there_is_one(root: Path, monkeypatc
     assert models.roots() == (disk / "models", root)
     put(root / "BlueLM-7B-Chat")
     assert models.find(load_settings(model="")) == root / "BlueLM-7B-Chat"
+
+
+def test_the_flag_for_the_model_comes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.run import wanted
+
+    monkeypatch.delenv("MODEL", raising=False)
+    assert wanted(["--server.address=0.0.0.0"]) == ("", ["--server.address=0.0.0.0"])
+    monkeypatch.setenv("MODEL", "demo")
+    assert wanted([]) == ("demo", [])
+    assert wanted(["--model", "chat-32k", "--theme.base=dark"]) == ("chat-32k", ["--theme.base=dark"])

@@ -212,6 +212,14 @@ def test_no_network_at_all_is_said_at_once_and_leaves_nothing(place: Place) -> N
     assert not place.folder.exists()
 
 
+@pytest.mark.parametrize("said", ["", "127.0.0.1:9/", "ftp://127.0.0.1:9"])
+def test_an_address_of_a_hub_that_is_empty_or_not_whole_is_no_fault(place: Place, said: str) -> None:
+    none = {"ALL_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # nothing is asked outside
+    code, _, err = place.run("--source", "huggingface", HF_ENDPOINT=said, **none)
+    where = said.rstrip("/") if "://" in said else f"https://{said.rstrip('/') or 'huggingface.co'}"
+    assert code == 1 and f"No answer from Hugging Face ({where}" in err
+
+
 def test_the_other_hub_is_taken_where_one_is_silent_or_lacks_it(place: Place, hub: FakeHub) -> None:
     with serving(FakeHub({})) as empty:
         code, out, _ = place.run(MODELSCOPE_DOMAIN=empty.url)

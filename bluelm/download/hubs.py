@@ -95,6 +95,11 @@ class HuggingFace:
 
     def __init__(self) -> None:
         _quiet()
+        chosen = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")  # read by the library as it is imported
+        if chosen:
+            os.environ["HF_ENDPOINT"] = chosen if "://" in chosen else f"https://{chosen}"
+        else:
+            os.environ.pop("HF_ENDPOINT", None)
         from huggingface_hub import constants
 
         self.endpoint: str = constants.ENDPOINT
@@ -141,8 +146,8 @@ HUBS: dict[Source, type[Hub]] = {"modelscope": ModelScope, "huggingface": Huggin
 
 def unreachable(hub: Hub) -> str:
     """Why a hub gives no answer at all, "" where it gives any."""
-    request = urllib.request.Request(hub.endpoint, method="HEAD", headers={"User-Agent": "bluelm-chat"})
     try:
+        request = urllib.request.Request(hub.endpoint, method="HEAD", headers={"User-Agent": "bluelm-chat"})
         urllib.request.urlopen(request, timeout=CONNECT_S).close()
     except urllib.error.HTTPError:
         return ""
