@@ -38,15 +38,15 @@ class Layout:
 
     def written(self, kind: str, parts: dict[str, Tensor], shape: tuple[int, ...], name: str) -> dict[str, Tensor]:
         """The tensors of one matrix, by their last names. kind, parts: as stored. Raises CheckpointError."""
-        stored = unpack(kind, parts, name)
-        check_shape(stored, shape, name)
         scales, zeros = parts["scales"], _zeros(parts)
+        _check(kind, parts, shape, name)
         if self.kind == "gptq":
             g_idx = torch.arange(shape[1], dtype=torch.int32) // (shape[1] // len(scales))
             return {"qweight": parts["qweight"], "qzeros": zeros, "scales": scales, "g_idx": g_idx}
         if kind == "awq":
             return {"qweight": parts["qweight"], "qzeros": zeros, "scales": scales}
-        return {"qweight": pack_awq(stored.codes.T), "qzeros": pack_awq(nibbles(zeros) + 1), "scales": scales}
+        codes = unpack(kind, parts, name).codes.T
+        return {"qweight": pack_awq(codes), "qzeros": pack_awq(nibbles(zeros) + 1), "scales": scales}
 
 
 def layout_for(source: Source) -> Layout:
@@ -76,6 +76,14 @@ def _matrices(source: Source) -> Iterator[tuple[str, tuple[int, ...], dict[str, 
     for name, shape in tensor_shapes(source.config, tied=source.tied).items():
         if parts := source.packed(name):
             yield name.removesuffix(".weight"), shape, parts
+
+
+def _check(kind: str, parts: dict[str, Tensor], shape: tuple[int, ...], name: str) -> None:
+    out, inner = shape
+    groups = len(parts["scales"])
+    check_shape(parts["qweight"], (inner // 8, out) if kind == "gptq" else (inner, out // 8), f"{name}.qweight")
+    check_shape(parts["scales"], (groups, out), f"{name}.scales")
+    check_shape(_zeros(parts), (groups, out // 8), f"{name}.qzeros")
 
 
 def _zeros(parts: dict[str, Tensor]) -> Tensor:
