@@ -247,6 +247,8 @@ class EngineProcess:
 
 
 def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "ended by SIGKILL, as a system does that runs out of memory"
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"ended by {signal.Signals(-code).name}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SAMPLE = "Hello, 世界 2024"
 TURNS = (Message(Role.USER, "Hello"), Message(Role.ASSISTANT, "Hi"), Message(Role.USER, "你好"))
 GREEDY = SamplingParams(temperature=0.0)
-FEW, MANY = 24, 600  # tokens that are tried; many, so that a card's programs share out a row
+FEW, MANY = 24, 300  # tokens that are tried; many, so that a card's programs share out a row
 SHORT = 100  # of a prompt that a card computes by a graph
 BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}  # correct kernels stay far below
 log = logging.getLogger("bluelm.engine")

@@ -13,7 +13,7 @@ from bluelm.errors import NotEnoughMemory, OutOfMemory, SettingError
 from bluelm.types import SamplingParams
 
 BLOCK_SIZE = 16
-STEPS = (1024, 512, 256, 128, 64)  # prompt tokens of a step on a card, the largest that leaves room for a cache
+STEPS = (1024, 512, 256, 128)  # prompt tokens of a step on a card, the largest that leaves room for a cache
 ALONE = 2  # times as many where nobody is answered meanwhile
 HOST_STEP = 256  # on a CPU, answered or not
 GRAPHS = 400 << 20  # bytes that capturing takes beside what was computed before

@@ -133,12 +133,14 @@ def main(fd: int) -> None:
     threading.Thread(target=beat, name="pulse", daemon=True).start()
     settings = Settings(**first.settings)
     sys.setswitchinterval(SWITCH_S)
+    gc.disable()  # until all is loaded: a tokenizer's 100,000 pieces take three times as long with it
     try:
         loaded = load(settings, lambda phase, progress: line.send(Loading(phase, progress)))
     except BlueLMError as error:
         line.send(Fatal(error.to_wire()))
         return
     worker = Worker(line, loaded, settings)
+    gc.enable()
     gc.collect()
     gc.freeze()  # PyTorch's own objects, which would take 50 ms each time they were looked through
     log.info(
