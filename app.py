@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 
 from anyio import to_thread
+from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.starlette import App
 
-from bluelm import service
+from bluelm import service, store
 from bluelm.api import create_api, json_error
+from bluelm.owner import OwnerCookie
 
 api = create_api(service.engine)
 
@@ -29,6 +31,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
                 yield
     finally:
         await to_thread.run_sync(service.close)
+        await to_thread.run_sync(store.close)  # behind the engine: what was being answered is kept as far as it was
 
 
 @contextmanager
@@ -66,6 +69,7 @@ app = App(
         Route("/docs/{path:path}", api),
         Route("/openapi.json", api),
     ],
+    middleware=[Middleware(OwnerCookie)],
     lifespan=lifespan,
     exception_handlers={404: json_error, 405: json_error},
 )

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     max_running: int = Field(0, ge=0, le=1024, description="answers made at the same time; 0: 64 on a card, else 32")
     max_waiting: int = Field(256, ge=1, description="requests that may wait; one more is refused with 429")
     step_tokens: int = Field(0, ge=0, description="prompt tokens computed per step beside the answers; 0: by device")
+    data: str = Field("data", description="folder of the saved conversations; one that is not absolute is the app's")
     abandon_after_s: float = Field(15.0, gt=0, description="an answer on the page that nobody watches ends after this")
 
     @field_validator("device")

@@ -5,6 +5,7 @@
     │   ├── InvalidParameter         a named value of the wrong type or out of range
     │   ├── UnsupportedOption        a named option that exists elsewhere but not here
     │   ├── WrongModelKind           chat asked of a base model
+    │   ├── BadImport                a file of conversations with a line that cannot be read
     │   └── PromptTooLong            prompt and answer do not fit in the window
     ├── NotFound                404  no such route, model or conversation
     ├── Conflict                409  not while something else is under way
@@ -15,6 +16,7 @@
     │   ├── EngineLoading            the model is being loaded
     │   ├── EngineDown               the model could not be loaded, or the engine was closed
     │   └── EngineDied               the process ended while it worked on this answer
+    ├── StorageError            507  conversations cannot be kept on the disk
     └── StartupError            500  the app or the engine cannot start as it is set up
         ├── SettingError             a setting with a bad value
         ├── NotEnoughMemory          the model, or any cache beside it, does not fit
@@ -111,6 +113,16 @@ class PromptTooLong(InvalidRequest):
         )
 
 
+class BadImport(InvalidRequest):
+    """`line` (from 1; 0: the whole file) cannot be taken in; `why` is a word for the page, `remedy` a sentence."""
+
+    code = "bad_import"
+
+    def __init__(self, line: int, why: str, remedy: str, **details: Any) -> None:
+        place = f"Line {line}" if line else "The file"
+        super().__init__(f"{place} {remedy} Nothing was imported.", line=line, why=why, **details)
+
+
 class NotFound(BlueLMError):
     code = "not_found"
     status = 404
@@ -173,6 +185,16 @@ class EngineDied(EngineUnavailable):
             "it is being started again; send the request once more in some seconds.",
             why=why,
         )
+
+
+class StorageError(BlueLMError):
+    """`why`: full, readonly, damaged, in_use, or failed. `detail`: the system's own words, or where a file went."""
+
+    code = "storage_error"
+    status = 507
+
+    def __init__(self, why: str, detail: str) -> None:
+        super().__init__(f"Conversations cannot be kept on the disk ({why}): {detail}", why=why, detail=detail)
 
 
 class StartupError(BlueLMError):

@@ -6,9 +6,11 @@ import streamlit as st
 
 from bluelm.conversation import Conversation
 from bluelm.store import conversations
+from components import message_actions
 from components.i18n import tell
+from components.reader import owner
 
-__all__ = ["current", "forget", "remember"]
+__all__ = ["current", "forget", "open_one", "remember"]
 
 CHOSEN = "conversation"
 
@@ -19,7 +21,7 @@ def current(*, plain: bool = False) -> Conversation | None:
     plain: whether this page shows texts for a base model; it knows no conversations of the other kind.
     """
     asked = st.query_params.get("c")
-    conversation = conversations().get(asked or st.session_state.get(CHOSEN, ""))
+    conversation = conversations().get(asked or st.session_state.get(CHOSEN, ""), owner())
     if conversation is not None and conversation.plain is not plain:
         conversation = None
     if asked and conversation is None:
@@ -32,12 +34,20 @@ def current(*, plain: bool = False) -> Conversation | None:
 
 def remember(conversation: Conversation) -> None:
     """Show this one from now on."""
-    st.session_state[CHOSEN] = conversation.id
-    if st.query_params.get("c") != conversation.id:
-        st.query_params["c"] = conversation.id
+    open_one(conversation.id)
+
+
+def open_one(id: str) -> None:
+    """Show the conversation of this id from now on."""
+    if st.session_state.get(CHOSEN) != id:
+        message_actions.stop_editing()
+    st.session_state[CHOSEN] = id
+    if st.query_params.get("c") != id:
+        st.query_params["c"] = id
 
 
 def forget() -> None:
     """Show an empty page from now on."""
+    message_actions.stop_editing()
     st.session_state.pop(CHOSEN, None)
     st.query_params.pop("c", None)

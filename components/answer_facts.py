@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import datetime
+
 import streamlit as st
 
 from bluelm.conversation import Status, Turn
 from bluelm.errors import PromptTooLong
-from bluelm.types import FinishReason
+from bluelm.types import FinishReason, Usage
 from components.i18n import Language, explain, language, tell, word
 
-__all__ = ["draw", "facts"]
+__all__ = ["details", "draw", "facts"]
+
+_MARKS = {
+    Status.STOPPED: ":material/stop_circle:",
+    Status.ABANDONED: ":material/visibility_off:",
+    Status.INTERRUPTED: ":material/power_off:",
+}
 
 
 def draw(turn: Turn, *, plain: bool = False) -> None:
@@ -22,16 +32,14 @@ def draw(turn: Turn, *, plain: bool = False) -> None:
         st.error(words, icon=":material/error:")
         if not plain:
             st.caption(tell("mark.kept" if turn.status is Status.DONE else "mark.excluded"))
-    elif turn.status is Status.STOPPED:
-        st.badge(tell("mark.stopped"), icon=":material/stop_circle:", color="gray")
-    elif turn.status is Status.ABANDONED:
-        st.badge(tell("mark.abandoned"), icon=":material/visibility_off:", color="gray")
+    elif turn.status in _MARKS:
+        st.badge(tell(f"mark.{turn.status}"), icon=_MARKS[turn.status], color="gray")
     elif not turn.answer.strip():
         st.caption(tell("mark.empty"))
     if turn.finish_reason is FinishReason.LENGTH and not plain:
         st.caption(":material/content_cut: " + tell("mark.length"))
     if line := facts(turn, language()):
-        st.caption(line)
+        st.caption(line, help=details(turn, language()))
 
 
 def facts(turn: Turn, to: Language) -> str:
@@ -52,4 +60,23 @@ def facts(turn: Turn, to: Language) -> str:
     else:
         parts.append(word("facts.prompt", to, n=f"{usage.prompt_tokens:,}"))
     parts.append(word("facts.seed", to, n=usage.seed))
+    if turn.earlier_tokens:
+        parts.append(word("facts.earlier", to, n=f"{turn.earlier_tokens:,}"))
     return " · ".join(parts)
+
+
+def details(turn: Turn, to: Language) -> str:
+    """All settings of an answer, its model and its times, as a code block: what people wrote in them stays as it is."""
+    usage = turn.usage or Usage()
+    values: dict[str, object] = {
+        "model": turn.model, "time": datetime.fromtimestamp(turn.created).isoformat(" ", "seconds"),
+        "max_length": turn.params.max_length, "temperature": turn.params.temperature, "top_p": turn.params.top_p,
+        "top_k": turn.params.top_k, "repetition_penalty": turn.params.repetition_penalty, "seed": usage.seed,
+        "stop": json.dumps(turn.params.stop, ensure_ascii=False) if turn.params.stop else "",
+        "system": turn.system, "prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens, "queue_s": f"{usage.queue_s:.2f}",
+        "ttft_s": f"{usage.ttft_s:.2f}", "total_s": f"{usage.total_s:.2f}",
+    }  # fmt: skip
+    lines = "\n".join(f"{name}: {value}" for name, value in values.items() if value != "")
+    fence = "`" * (max([2, *(len(run) for run in re.findall("`+", lines))]) + 1)
+    return f"**{word('facts.details', to)}**\n\n{fence}\n{lines}\n{fence}"

@@ -20,7 +20,9 @@ style.draw()
 
 # A base model cannot chat. Which kind it is shows once it is known, at the latest when the notice of its loading ends.
 model = engine().state().model
-if model is not None and model.kind is ModelKind.BASE:
+if "share" in st.query_params:
+    page = st.Page(PAGES / "shared.py", title=tell("page.shared"), icon=":material/link:", default=True)
+elif model is not None and model.kind is ModelKind.BASE:
     page = st.Page(PAGES / "complete.py", title=tell("page.complete"), icon=":material/edit_note:", default=True)
 else:
     page = st.Page(PAGES / "chat.py", title=tell("page.chat"), icon=":material/chat:", default=True)

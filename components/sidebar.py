@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
+from bluelm.store.rows import Settings
 from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
-from components import i18n
+from components import address, chats, i18n, presets
 from components.i18n import tell
 
-__all__ = ["Wishes", "draw"]
+__all__ = ["Sidebar", "Wishes", "draw"]
 
 ANSWER_LENGTH = 512  # to start from, where the model's own defaults name none
 CONTINUATION_LENGTH = 128  # the same for a base model, which hardly ever ends by itself
@@ -28,17 +30,38 @@ class Wishes:
     system: str = ""
 
 
-def draw(model: ModelInfo | None, view: View | None, new_chat: Callable[[], None]) -> Wishes:
-    """Draw it all and return what is set. Before the model is known there is nothing to set yet."""
+@dataclass(frozen=True, slots=True)
+class Sidebar:
+    """What is set, and where things are drawn that are known only once the reader's wish has been carried out."""
+
+    wishes: Wishes
+    model: ModelInfo | None
+    _list: DeltaGenerator
+    _meter: DeltaGenerator
+    _new_chat: Callable[[], None]
+
+    def finish(self, view: View | None) -> None:
+        """The list of conversations, with the one on the page, and how much of the window that one takes."""
+        with self._list:
+            plain = self.model is not None and self.model.kind is ModelKind.BASE
+            chats.draw(view.id if view else "", address.open_one, self._new_chat, plain=plain)
+        if self.model is not None:
+            with self._meter:
+                _context_meter(self.model, view)
+
+
+def draw(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
+    """Draw it, but for what `finish` draws. Before the model is known there is nothing to set yet."""
     with st.sidebar:
         base = model is not None and model.kind is ModelKind.BASE
         new = tell("new.text" if base else "new")
         st.button(new, key="new_chat", on_click=new_chat, icon=":material/edit_square:", width="stretch")
-        if model is None:
-            wishes = Wishes(SamplingParams())
-        else:
-            _context_meter(model, view)
-            wishes = _settings(model)
+        listed, settings = st.tabs([tell("chats"), tell("settings")])
+        place = listed.container(gap="small")
+        with settings:
+            wishes = Wishes(SamplingParams()) if model is None else _settings(model)
+        meter = st.container()
+        if model is not None:
             _model_card(model)
         st.segmented_control(
             tell("language"),
@@ -47,9 +70,10 @@ def draw(model: ModelInfo | None, view: View | None, new_chat: Callable[[], None
             key=i18n.KEY,
             required=True,
             label_visibility="collapsed",
+            on_change=i18n.remember,
             persist_state="session",
         )
-    return wishes
+    return Sidebar(wishes, model, place, meter, new_chat)
 
 
 def _context_meter(model: ModelInfo, view: View | None) -> None:
@@ -61,18 +85,21 @@ def _context_meter(model: ModelInfo, view: View | None) -> None:
 
 
 def _defaults(model: ModelInfo) -> dict[str, object]:
-    given = model.defaults
-    limit = _length_limit(model)
     length = CONTINUATION_LENGTH if model.kind is ModelKind.BASE else ANSWER_LENGTH
+    return _as_widgets(model.defaults, min(model.defaults.max_length or length, _length_limit(model)), "")
+
+
+def _as_widgets(given: SamplingParams, max_length: int, system: str) -> dict[str, object]:
+    """What the widgets hold for these settings."""
     return {
-        "max_length": min(given.max_length or length, limit),
+        "max_length": max_length,
         "temperature": float(given.temperature),
         "top_p": float(given.top_p),
         "top_k": given.top_k,
         "repetition_penalty": float(given.repetition_penalty),
         "seed": "" if given.seed is None else str(given.seed),
         "stop_strings": "\n".join(_escape(stop) for stop in given.stop),
-        "system": "",
+        "system": system,
     }
 
 
@@ -85,6 +112,7 @@ def _settings(model: ModelInfo) -> Wishes:
     for name, value in defaults.items():
         st.session_state.setdefault(name, value)
     limit = _length_limit(model)
+    presets_place = st.container()
     _number("max_length", 1, limit, limit=f"{limit:,}")
     _slider("temperature", 0.0, 2.0, 0.05)
     with st.expander(tell("settings.more"), icon=":material/tune:"):
@@ -100,7 +128,15 @@ def _settings(model: ModelInfo) -> Wishes:
         _text("system", placeholder=tell("system.empty"))
         if not model.system_prompt:
             st.caption(tell("system.unheeded"))
-    return _wishes(model)
+    wishes = _wishes(model)
+    with presets_place:
+        now = None if wishes.params is None else Settings(wishes.params, wishes.system)
+        presets.draw(now, lambda settings: _put_in(settings, limit))
+    return wishes
+
+
+def _put_in(settings: Settings, limit: int) -> None:
+    _reset(_as_widgets(settings.params, settings.params.max_length or limit, settings.system))
 
 
 def _keep_within(name: str, low: float, high: float) -> None:

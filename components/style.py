@@ -24,6 +24,39 @@ CSS = """
 .stChatMessage h3 { font-size: 1.1rem; }
 .stChatMessage [data-testid="stMarkdownContainer"] { overflow-wrap: anywhere; }
 .stChatMessage table { display: block; overflow-x: auto; }
+/* Buttons that show their icon alone keep their name for screen readers. */
+[class*="st-key-icon_"] button [data-testid="stMarkdownContainer"],
+[class*="st-key-menu_"] button [data-testid="stMarkdownContainer"] {
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+[class*="st-key-icon_"] button, [class*="st-key-menu_"] button { padding: 0.25rem; min-height: 2rem; min-width: 2rem; }
+[class*="st-key-menu_"] button > div > [aria-hidden] { display: none; } /* the arrow */
+[class*="st-key-question_"] { align-items: flex-start; flex-wrap: nowrap; }
+[class*="st-key-question_"] > [class*="st-key-actions_q"] { margin: -0.25rem 0; }
+.stChatMessage > div > [data-testid="stVerticalBlock"] { gap: 0.5rem; }
+[data-testid="stBottomBlockContainer"] [data-testid="stVerticalBlock"] { gap: 0.5rem; }
+.st-key-chats { max-height: 45vh; overflow-y: auto; flex-wrap: nowrap; }
+.st-key-chats > * { flex-shrink: 0; }
+.st-key-chats_top { align-items: center; flex-wrap: nowrap; }
+.st-key-undo_bar { padding: 0.25rem 0.5rem; flex-wrap: nowrap; }
+[class*="st-key-actions_"] { min-height: 2rem; }
+[class*="st-key-actions_"] button { opacity: 0.65; }
+[class*="st-key-actions_"] button:hover, [class*="st-key-actions_"] button:focus-visible { opacity: 1; }
+/* The list of conversations: one line each, and its menu where one points, or always where nothing hovers. */
+[class*="st-key-chat_"] { border-radius: 0.5rem; flex-wrap: nowrap; align-items: center; }
+[class*="st-key-chat_"]:hover, [class*="st-key-chat_here_"] { background: rgba(128, 138, 160, 0.16); }
+[class*="st-key-open_"] { min-width: 0; flex: 1; }
+[class*="st-key-open_"] button { justify-content: flex-start; padding: 0.25rem 0.5rem; min-height: 2rem; }
+[class*="st-key-open_"] button > div, [class*="st-key-open_"] button > div > span {
+  width: 100%; min-width: 0; justify-content: flex-start; }
+[class*="st-key-open_"] button p { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; text-align: left; }
+@media (hover: hover) {
+  [class*="st-key-chat_"] [class*="st-key-menu_"] button { opacity: 0; }
+  [class*="st-key-chat_"]:hover [class*="st-key-menu_"] button,
+  [class*="st-key-menu_"] button:focus-visible, [class*="st-key-menu_"] button[aria-expanded="true"] { opacity: 1; }
+}
+.left_out { display: flex; align-items: center; gap: 0.75rem; font-size: 0.8rem; opacity: 0.7; }
+.left_out::before, .left_out::after { content: ""; flex: 1; border-top: 1px dashed currentColor; }
+.left_out span { max-width: 75%; text-align: center; }
 [data-testid="stStatusWidget"] { display: none; } /* its Stop would end the page's look, not the answer */
 </style>
 """

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from bluelm.conversation import Status, Turn, View
+from bluelm.conversation import View
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
-from components import answer_facts, i18n
+from components import answer_facts, i18n, message_actions
 from components.blocks import BlockSplitter, split_blocks
 from components.i18n import tell
 from components.markdown import code_block, render
+from components.message_actions import Wish
 
 __all__ = ["FRAME_S", "TAIL_CHARS_PER_S", "draw", "follow", "rest"]
 
@@ -23,33 +23,50 @@ FRAME_S = 0.1  # at most ten updates a second
 TAIL_CHARS_PER_S = 40_000  # of an open block sent again and again: a long one is updated less often
 
 
-def draw(view: View, actions: Callable[[Turn], None]) -> DeltaGenerator | None:
-    """All turns, with `actions` under the last one if it has ended; else returns that one's place, for `follow`."""
+def draw(view: View, ready: bool, wish: Wish | None = None) -> DeltaGenerator | None:
+    """All turns; returns the place of an answer in the making, for `follow`.
+
+    wish: takes what a reader wants to do with a message; without it there is nothing to be done.
+    """
     open_place: DeltaGenerator | None = None
-    for turn in view.turns:
+    left_out = view.first_in_context
+    for number, turn in enumerate(view.turns):
+        if number == left_out > 0:
+            st.html(f'<div class="left_out"><span>{html.escape(tell("left_out"))}</span></div>')
         with st.chat_message("user", avatar=":material/person:"):
-            _said(turn.question)
+            if wish is not None and message_actions.editing() == turn.question_id:
+                message_actions.draw_editor(turn, wish)
+            else:
+                with st.container(horizontal=True, gap="small", key=f"question_{turn.question_id}"):
+                    _said(turn.question)
+                    if wish is not None:
+                        message_actions.draw_question(turn, ready and not view.busy, wish)
         with st.chat_message("assistant", avatar=":material/auto_awesome:"):
             body = st.container(gap="small")
-            if turn.status in (Status.ASKING, Status.RUNNING):
+            if turn.status.is_open:
                 open_place = body
                 continue
             for block in split_blocks(turn.answer):
                 _block(body, block)
             answer_facts.draw(turn)
-            if turn is view.last:
-                actions(turn)
+            if wish is not None:
+                message_actions.draw_answer(turn, ready and not view.busy, turn is view.last, wish)
     return open_place
 
 
-def follow(generation: Generation | None, body: DeltaGenerator) -> None:
+def follow(generation: Generation | None, body: DeltaGenerator, begun_with: str = "") -> None:
     """Draw the answer as it grows, until it ends; None: the engine has not taken the question yet, look again soon.
 
-    Stopping this script leaves the answer alone.
+    begun_with: the text that it goes on with. Stopping this script leaves the answer alone.
     """
     splitter = BlockSplitter()
+    for block in splitter.feed(begun_with):
+        _block(body, block)
     slot = body.empty()
-    slot.caption(tell("thinking"))
+    if splitter.tail.strip():
+        _block(slot, splitter.tail)
+    else:
+        slot.caption(tell("thinking"))
     if generation is None:
         rest(time.monotonic() + FRAME_S)
         return

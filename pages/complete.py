@@ -14,6 +14,7 @@ from bluelm.types import Phase
 from components import address, answer_facts, draft, engine_notice, sidebar, welcome
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
+from components.reader import owner
 
 TEXT, EDITING, WISH = "draft_text", "draft_editing", "draft_wish"
 
@@ -63,7 +64,7 @@ def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conv
     try:
         if what == "complete" and (text := st.session_state.get(TEXT, "")):
             if conversation is None or conversation.view().last is not None:
-                conversation = conversations().new(plain=True)
+                conversation = conversations().new(owner(), plain=True)
             conversation.ask(engine, text, wishes.params)
             address.remember(conversation)
             st.session_state.pop(EDITING, None)
@@ -118,9 +119,10 @@ def draw_page() -> None:
     state = engine.state()
     ready = state.phase is Phase.READY
     conversation = address.current(plain=True)
-    wishes = sidebar.draw(state.model, conversation.view() if conversation else None, clear)
-    conversation = carry_out(conversation, wishes)
+    side = sidebar.draw(state.model, clear)
+    conversation = carry_out(conversation, side.wishes)
     view = conversation.view() if conversation else None
+    side.finish(view)
 
     st.caption(f"**{tell('app')}** · {state.model.id}" if state.model else f"**{tell('app')}**")
     with st.bottom:

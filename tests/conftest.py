@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -14,6 +16,7 @@ for name in [n for n in os.environ if n.startswith(("BLUELM_", "STREAMLIT_"))]:
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BLUELM_MODEL"] = "demo"  # not what somebody has downloaded
+os.environ["BLUELM_DATA"] = tempfile.mkdtemp(prefix="bluelm-test-data-")
 
 BROWSER_REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -21,6 +24,12 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_folder() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["BLUELM_DATA"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def serve(engine: str = "fake", *, env: dict[str, str] | None = None, **controls
     with tempfile.TemporaryDirectory(prefix="bluelm-server-") as folder, (Path(folder) / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--controls", json.dumps(controls)],
-            cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
+            cwd=ROOT, env={**os.environ, "BLUELM_DATA": f"{folder}/data", **(env or {})}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
         server = Server(f"http://127.0.0.1:{port}", process, Path(folder) / "log")

@@ -124,6 +124,7 @@ def test_a_slider_moved_mid_answer_neither_stops_nor_loses_it(tab: Callable[...,
     page = tab()
     say(page, "go")
     grows(page)
+    page.get_by_role("tab", name="Settings").click()
     thumb = page.get_by_role("slider").first
     thumb.focus()
     for _ in range(4):
@@ -154,7 +155,8 @@ def test_two_tabs_talk_at_once_without_mixing(tab: Callable[..., Page], server: 
     say(two, "beta " * 30)
     expect(one.get_by_text("30 tokens")).to_be_visible()
     expect(two.get_by_text("30 tokens")).to_be_visible()
-    assert "beta" not in one.inner_text("body") and "alpha" not in two.inner_text("body")
+    assert "beta" not in one.get_by_test_id("stMainBlockContainer").inner_text()
+    assert "alpha" not in two.get_by_test_id("stMainBlockContainer").inner_text()
 
 
 def test_a_closed_tab_ends_its_answer_after_a_while(tab: Callable[..., Page], server: Server) -> None:

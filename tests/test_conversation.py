@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from bluelm.conversation import Conversation, Status
 from bluelm.errors import Conflict, EngineDied, EngineLoading, PromptTooLong, QueueFull
 from bluelm.store import Store
+from bluelm.store.database import Database
 from bluelm.types import FinishReason, Message, Role, SamplingParams
 from tests.fakes import FakeEngine
 
@@ -110,7 +112,7 @@ def test_a_failed_answer_keeps_its_text_and_error_and_is_not_context() -> None:
     assert engine.seen[-1][0] == (Message(Role.USER, "next"),)
 
 
-def test_regenerate_replaces_the_last_answer_only() -> None:
+def test_regenerate_shows_a_new_version_of_the_last_answer() -> None:
     engine, conversation = FakeEngine(), Conversation("c")
     for text in ("one", "two"):
         conversation.ask(engine, text, PARAMS)
@@ -177,9 +179,9 @@ def test_an_empty_answer_is_not_context() -> None:
     assert engine.seen[-1][0] == (Message(Role.USER, "two"),)
 
 
-def test_an_answer_that_nobody_watches_is_ended_and_marked() -> None:
-    engine, store = FakeEngine(pause=0.05), Store(abandon_after_s=0.3)
-    conversation = store.new()
+def test_an_answer_that_nobody_watches_is_ended_and_marked(tmp_path: Path) -> None:
+    engine, store = FakeEngine(pause=0.05), Store(Database(tmp_path), abandon_after_s=0.3)
+    conversation = store.new("me")
     conversation.ask(engine, "word " * 100, PARAMS)
     until(lambda: not engine.running, 3)
     ended(conversation)
@@ -188,22 +190,12 @@ def test_an_answer_that_nobody_watches_is_ended_and_marked() -> None:
     store.close()
 
 
-def test_an_answer_that_somebody_watches_goes_on() -> None:
-    engine, store = FakeEngine(pause=0.05), Store(abandon_after_s=0.3)
-    conversation = store.new()
+def test_an_answer_that_somebody_watches_goes_on(tmp_path: Path) -> None:
+    engine, store = FakeEngine(pause=0.05), Store(Database(tmp_path), abandon_after_s=0.3)
+    conversation = store.new("me")
     conversation.ask(engine, "word " * 20, PARAMS)
-    until(lambda: (g := conversation.view().running) is None or not g.wait(0, 0.05))
+    until(lambda: (running := conversation.view().running) is None or running.text is None)
     assert conversation.view().turns[-1].status is Status.DONE
-    store.close()
-
-
-def test_the_store_forgets_the_least_recently_used_and_adopts_no_unknown_id() -> None:
-    store = Store(abandon_after_s=5, limit=2)
-    first, second = store.new(), store.new()
-    assert store.get(first.id) is first
-    third = store.new()
-    assert store.get(second.id) is None and store.get(first.id) is first and store.get(third.id) is third
-    assert store.get("guess") is None and len(first.id) >= 20
     store.close()
 
 

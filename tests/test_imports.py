@@ -19,7 +19,10 @@ CODE = ("app.py", "download_model.py", "bluelm", "components", "pages", "scripts
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("pages",),
     ("components",),
-    ("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.store", "bluelm.conversation", "bluelm.export"),
+    (
+        *("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.owner", "bluelm.store", "bluelm.conversation"),
+        "bluelm.export",
+    ),
     ("bluelm.engine",),
     ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.download.cli"),
     ("bluelm.download",),

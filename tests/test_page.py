@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import string
 import time
 from collections.abc import Iterator
@@ -14,11 +16,20 @@ from streamlit.testing.v1 import AppTest
 
 from bluelm import service
 from bluelm.conversation import Status, Turn
-from bluelm.errors import BlueLMError, EngineDied, EngineLoading, InvalidParameter, PromptTooLong, QueueFull
+from bluelm.errors import (
+    BadImport,
+    BlueLMError,
+    EngineDied,
+    EngineLoading,
+    InvalidParameter,
+    PromptTooLong,
+    QueueFull,
+    StorageError,
+)  # fmt: skip
 from bluelm.store import conversations
 from bluelm.types import FinishReason, Phase, SamplingParams, Usage
-from components import i18n
-from components.answer_facts import facts
+from components import i18n, reader
+from components.answer_facts import details, facts
 from components.sidebar import stop_strings
 from tests.fakes import INFO, FakeEngine
 
@@ -36,10 +47,16 @@ def engine() -> Iterator[FakeEngine]:
     st.cache_resource.clear()
 
 
-def page(language: str = "en") -> AppTest:
+def tab(language: str = "en", owner: str = "") -> AppTest:
+    """Not yet drawn. AppTest has no cookies, so each tab is somebody's whom we name."""
     app = AppTest.from_file(SCRIPT, default_timeout=20)
+    app.session_state[reader.KEY] = owner or secrets.token_hex(8)
     app.session_state[i18n.KEY] = language
-    return run(app)
+    return app
+
+
+def page(language: str = "en", owner: str = "") -> AppTest:
+    return run(tab(language, owner))
 
 
 def run(app: AppTest) -> AppTest:
@@ -52,7 +69,8 @@ def ask(app: AppTest, text: str) -> AppTest:
     app.chat_input[0].set_value(text)
     run(app)
     end = time.monotonic() + 5
-    while (conversation := conversations().get(app.session_state["conversation"])) and conversation.view().busy:
+    known = app.session_state["conversation"], app.session_state["owner"]
+    while (conversation := conversations().get(*known)) and conversation.view().busy:
         assert time.monotonic() < end
         time.sleep(0.01)
     return run(app)
@@ -86,8 +104,9 @@ def test_every_end_and_every_phase_has_words() -> None:
 @pytest.mark.parametrize(
     "error",
     [QueueFull(3), EngineDied("killed"), EngineLoading("reading", 0.25), PromptTooLong(1200, 100, 1000),
-     InvalidParameter("top_p", 3, "a number"), BlueLMError("Odd.")],
-    ids=lambda error: error.code,
+     InvalidParameter("top_p", 3, "a number"), BlueLMError("Odd."), BadImport(2, "not_json", "x", detail="y"),
+     BadImport(0, "too_large", "x", megabytes=64), StorageError("full", "x"), StorageError("in_use", "/data")],
+    ids=lambda error: f"{error.code}-{error.details.get('why', '')}",
 )  # fmt: skip
 def test_errors_are_worded_in_both_languages(error: BlueLMError) -> None:
     english, chinese = i18n.explain(error, "en"), i18n.explain(error, "zh")
@@ -95,6 +114,15 @@ def test_errors_are_worded_in_both_languages(error: BlueLMError) -> None:
     assert "{" not in english + chinese
     far = BlueLMError.from_wire(error.to_wire())
     assert i18n.explain(far, "en") == english
+
+
+def test_every_cause_of_a_bad_file_or_disk_has_words() -> None:
+    code = "".join(path.read_text() for path in (Path(SCRIPT).parent.parent / "bluelm" / "store").glob("*.py"))
+    whys = {("import", why) for why in re.findall(r'BadImport\(\s*\w+,\s*"(\w+)"', code)}
+    whys |= {("storage", why) for why in re.findall(r'(?:why = |StorageError\()"(\w+)"', code)}
+    assert len(whys) >= 12
+    for to in i18n.LANGUAGES:
+        assert not [why for why in whys if ".".join(why) not in i18n.STRINGS[to]]
 
 
 def test_an_error_without_its_details_is_told_all_the_same() -> None:
@@ -108,6 +136,17 @@ def test_the_facts_of_an_answer_are_one_line() -> None:
         "11 tokens · first token 0.50 s · 10.0 tokens/s · reached max_length · prompt 50 tokens, 20 cached · seed 7"
     )
     assert facts(replace(turn, usage=None), "en") == ""
+    assert "goes on behind 9 tokens" in facts(replace(turn, earlier_tokens=9), "en")
+
+
+def test_all_settings_of_an_answer_are_told_as_they_were_given() -> None:
+    params = SamplingParams(7, 0.1, stop=("```",))
+    turn = Turn("q", Status.DONE, params, "a", usage=Usage(seed=7), model="m", system="Say ```` *x*.")
+    told = details(turn, "zh")
+    fence = told.split("\n")[2]
+    assert fence == "`````" and told.endswith(fence) and told.count(fence) == 2
+    for line in ("model: m", "max_length: 7", "temperature: 0.1", 'stop: ["```"]', "seed: 7", "system: Say ```` *x*."):
+        assert line in told
 
 
 def test_stop_strings_are_lines_with_escapes() -> None:
@@ -170,7 +209,7 @@ def test_an_answer_shows_its_facts_and_the_context_in_use(engine: FakeEngine) ->
     app = ask(page(), "one two three")
     assert "3 tokens · first token 0.01 s" in shown(app) and "prompt 13 tokens" in shown(app)
     assert len(app.chat_message) == 2
-    meter = app.sidebar.children[1]
+    (meter,) = app.get("progress")
     assert meter.proto.text == "Context: 16 of 1,000 tokens"  # type: ignore[union-attr]
 
 
@@ -180,12 +219,35 @@ def test_messages_that_fell_out_of_the_window_are_told(engine: FakeEngine) -> No
     for text in ("a" * 400, "b" * 400):
         ask(app, text)
     assert "oldest messages no longer fit" in shown(app)
+    assert "made without what is above" in "".join(str(one.proto.body) for one in app.get("html"))
+
+
+def test_a_disk_that_fails_is_told_in_the_list_and_the_chat_goes_on(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations().database, "trouble", StorageError("readonly", "/data"))
+    app = page()
+    assert "cannot be written (/data)" in app.warning[0].value
+    assert "hello" in shown(ask(app, "hello"))
+
+
+def test_somebody_elses_conversation_is_not_here(engine: FakeEngine) -> None:
+    app, other = ask(page(), "secret"), tab()
+    other.query_params["c"] = app.session_state["conversation"]
+    assert "is not here" in run(other).toast[0].value and "secret" not in shown(other)
+
+
+def test_a_conversation_is_listed_as_soon_as_it_is_asked(engine: FakeEngine) -> None:
+    app = page()
+    app.chat_input[0].set_value("What about `this`?")
+    labels = [button.label for button in run(app).button if str(button.key).startswith("open_")]
+    assert labels == ["What about \\`this\\`?"]
 
 
 def test_a_message_too_long_by_itself_is_refused_with_both_remedies(engine: FakeEngine) -> None:
     app = ask(page(), "x" * 990)
     assert "Shorten the message or lower max_length" in app.error[0].value
-    assert {"again", "edit"} <= {button.key for button in app.button}
+    assert {"again", "take_back"} <= {button.key for button in app.button}
 
 
 def test_the_page_opens_while_the_model_loads(engine: FakeEngine) -> None:
@@ -211,10 +273,9 @@ def test_the_demo_model_is_named_as_one(engine: FakeEngine) -> None:
 
 
 def test_an_unknown_conversation_in_the_address_is_a_new_one(engine: FakeEngine) -> None:
-    app = AppTest.from_file(SCRIPT, default_timeout=20)
-    app.session_state[i18n.KEY] = "en"
+    app = tab()
     app.query_params["c"] = "guess"
     run(app)
-    assert "no longer here" in app.toast[0].value and "c" not in app.query_params
+    assert "is not here" in app.toast[0].value and "c" not in app.query_params
     ask(app, "hello")
     assert app.session_state["conversation"] != "guess"

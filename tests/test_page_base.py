@@ -16,7 +16,7 @@ from bluelm.store import conversations
 from bluelm.types import ModelKind, Phase, SamplingParams
 from components import draft, i18n
 from tests.fakes import INFO, FakeEngine
-from tests.test_page import engine, page, run, shown  # noqa: F401  (engine is a fixture)
+from tests.test_page import engine, page, run, shown, tab  # noqa: F401  (engine is a fixture)
 
 PARAMS = SamplingParams(max_length=100)
 BASE = replace(INFO, kind=ModelKind.BASE)
@@ -35,10 +35,10 @@ def press(app: AppTest, key: str) -> AppTest:
 
 
 def wait(app: AppTest) -> AppTest:
-    end, known = time.monotonic() + 5, ""
+    end, known = time.monotonic() + 5, ("", "")
     if "conversation" in app.session_state:
-        known = app.session_state["conversation"]
-    while (conversation := conversations().get(known)) and conversation.view().busy:
+        known = app.session_state["conversation"], app.session_state["owner"]
+    while (conversation := conversations().get(*known)) and conversation.view().busy:
         assert time.monotonic() < end
         time.sleep(0.01)
     return run(app)
@@ -174,7 +174,7 @@ def test_the_whole_text_can_be_changed_and_that_can_be_given_up(base: FakeEngine
 
 def test_a_reload_finds_the_text_again(base: FakeEngine) -> None:
     app = begin(page(), "a->")
-    again = AppTest.from_file(str(app._script_path), default_timeout=20)
+    again = tab(owner=app.session_state["owner"])
     again.query_params["c"] = app.session_state["conversation"]
     assert "a-&gt;<mark>曹雪芹</mark>" in html(run(again))
 
@@ -207,8 +207,8 @@ def test_the_page_changes_over_once_the_loading_model_turns_out_to_be_a_base_mod
 
 
 def test_a_chat_in_the_address_is_no_text(base: FakeEngine) -> None:
-    app = AppTest.from_file(str(page()._script_path), default_timeout=20)
-    app.query_params["c"] = conversations().new().id
+    app = tab(owner="me")
+    app.query_params["c"] = conversations().new("me").id
     assert "c" not in run(app).query_params and app.toast
 
 
