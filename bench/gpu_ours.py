@@ -20,8 +20,9 @@ import torch
 from bench import gpu_scenarios
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.gpu.runner import GpuRunner
-from bluelm.engine.linear import Dense
+from bluelm.engine.linear import Form, Linear, Quantization, linear
 from bluelm.engine.model import Layer, Llama, LlamaConfig, Weights
+from bluelm.engine.rounding import rounded
 from bluelm.engine.scheduler import Row, Scheduler
 from bluelm.types import SamplingParams
 
@@ -29,7 +30,7 @@ BLUELM_7B = LlamaConfig(
     vocab=100096, hidden=4096, intermediate=11008, layers=32, heads=32, kv_heads=32, head_dim=128, context=2048
 )
 TOKENIZER_SIZE, BLOCK = 100008, 16
-PRECISIONS = ("bfloat16", "float16")
+PRECISIONS = ("bfloat16", "float16", "int8", "int4")
 SAMPLINGS = {
     "greedy": SamplingParams(temperature=0.0),
     "sampled": SamplingParams(temperature=0.8, top_p=0.9),
@@ -37,25 +38,34 @@ SAMPLINGS = {
 }
 
 
-def random_weights(config: LlamaConfig, dtype: torch.dtype) -> Weights:
+def random_weights(config: LlamaConfig, precision: str) -> Weights:
+    """precision: of PRECISIONS; what is in 8 or 4 bits is rounded from bfloat16, as it is when a checkpoint is read."""
+    bits: Quantization = "int8" if precision == "int8" else "int4" if precision == "int4" else "none"
+    dtype = torch.bfloat16 if bits != "none" else getattr(torch, precision)
+    form = Form(dtype, bits, kernels=True)
+
     def matrix(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, device="cuda", dtype=dtype).normal_(0, 0.02)
+
+    def product(*shape: int) -> Linear:
+        return linear(rounded(matrix(*shape), bits), form)
 
     ones = torch.ones(config.hidden, device="cuda", dtype=dtype)
     width = (config.heads + 2 * config.kv_heads) * config.head_dim
     layers = tuple(
         Layer(
             input_norm=ones,
-            qkv=Dense(matrix(width, config.hidden)),
-            o=Dense(matrix(config.hidden, config.heads * config.head_dim)),
+            qkv=product(width, config.hidden),
+            o=product(config.hidden, config.heads * config.head_dim),
             post_norm=ones,
-            gate_up=Dense(matrix(2 * config.intermediate, config.hidden)),
-            down=Dense(matrix(config.hidden, config.intermediate)),
+            gate_up=product(2 * config.intermediate, config.hidden),
+            down=product(config.hidden, config.intermediate),
         )
         for _ in range(config.layers)
     )
     table = matrix(config.vocab, config.hidden)
-    return Weights(table, layers, ones, Dense(matrix(config.vocab, config.hidden)), tied=False)
+    head = rounded(matrix(config.vocab, config.hidden), "none" if bits == "none" else "int8")
+    return Weights(table, layers, ones, linear(head, form), tied=False)
 
 
 def once(runner: GpuRunner, streams: int, prompt: int, new: int, params: SamplingParams, step_tokens: int) -> dict:
@@ -162,7 +172,8 @@ def main() -> None:
     def told(row: dict[str, Any]) -> None:
         print(json.dumps(common | row), flush=True)
 
-    weights = random_weights(BLUELM_7B, getattr(torch, args.precision))
+    weights = random_weights(BLUELM_7B, args.precision)
+    torch.cuda.empty_cache()
     torch.cuda.synchronize()
     weights_gb = torch.cuda.memory_allocated() / 1e9
     most = max(args.streams, default=0)

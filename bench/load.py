@@ -151,6 +151,7 @@ def load(path: Path, device: str, dtype: str) -> dict[str, float]:
     from bluelm.engine.checkpoint import Checkpoint
     from bluelm.engine.folder_config import folder_config
     from bluelm.engine.folder_weights import load_folder
+    from bluelm.engine.linear import Form
 
     place = torch.device(device)
     torch.zeros(1, device=place)  # a GPU's start is not the checkpoint's
@@ -162,7 +163,7 @@ def load(path: Path, device: str, dtype: str) -> dict[str, float]:
 
     begun = time.perf_counter()
     checkpoint = Checkpoint(path)
-    weights = load_folder(checkpoint, folder_config(checkpoint), getattr(torch, dtype), place, look)
+    weights = load_folder(checkpoint, folder_config(checkpoint), Form(getattr(torch, dtype)), place, look)
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begun

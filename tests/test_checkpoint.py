@@ -16,6 +16,7 @@ from bluelm.engine.attention import Span, Step
 from bluelm.engine.checkpoint import Checkpoint
 from bluelm.engine.folder_config import folder_config
 from bluelm.engine.folder_weights import load_folder
+from bluelm.engine.linear import Form
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.rope import ntkmixed
 from tests import reference
@@ -30,7 +31,7 @@ MAPS = Path("/proc/self/maps")
 def load(path: Path, dtype: torch.dtype = torch.float32) -> Llama:
     checkpoint = Checkpoint(path)
     config = folder_config(checkpoint)
-    return Llama(config, load_folder(checkpoint, config, dtype, CPU, lambda _: None))
+    return Llama(config, load_folder(checkpoint, config, Form(dtype), CPU, lambda _: None))
 
 
 def logits(model: Llama, ids: list[int], first: int = 0) -> Tensor:
@@ -167,7 +168,7 @@ def test_two_shards_are_mapped_at_most_and_none_once_the_model_is_loaded(tmp_pat
 
     checkpoint = Checkpoint(tmp_path)
     config = folder_config(checkpoint)
-    weights = load_folder(checkpoint, config, torch.float32, CPU, look)
+    weights = load_folder(checkpoint, config, Form(torch.float32), CPU, look)
     assert 1 <= seen <= 2 and weights.norm.numel()
     assert str(tmp_path) not in MAPS.read_text()
 
@@ -175,6 +176,6 @@ def test_two_shards_are_mapped_at_most_and_none_once_the_model_is_loaded(tmp_pat
 def test_progress_grows_with_what_is_there(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, shards=2)
     checkpoint, told = Checkpoint(tmp_path), [0.0]
-    load_folder(checkpoint, folder_config(checkpoint), torch.float32, CPU, told.append)
+    load_folder(checkpoint, folder_config(checkpoint), Form(torch.float32), CPU, told.append)
     assert told == sorted(told) and told[-1] == 1.0
     assert max(later - sooner for sooner, later in pairwise(told)) < 0.45  # of this model, the embedding is the most

@@ -10,6 +10,7 @@ import torch
 from bluelm.engine.attention import Span, Step
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.gguf_weights import gguf_config, load_gguf
+from bluelm.engine.linear import Form
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.opening import embedded_model
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
@@ -36,7 +37,7 @@ def tokenizer(file: GGUFFile) -> Tokenizer:
 
 def llama(file: GGUFFile, dtype: torch.dtype) -> Llama:
     config = gguf_config(file)
-    return Llama(config, load_gguf(file, config, dtype, torch.device("cpu"), lambda _: None), context=2048)
+    return Llama(config, load_gguf(file, config, Form(dtype), torch.device("cpu"), lambda _: None), context=2048)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The card's kernels without a card: test_gpu_kernels.py and test_gpu_serving.py in Triton's interpreter.
+"""The card's kernels without a card: test_gpu_kernels.py, _packed and _serving in Triton's interpreter.
 
 In a process of its own: the interpreter has to be chosen before Triton is imported, and other tests may have done it.
 """
@@ -14,21 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ("tests/test_gpu_kernels.py", "tests/test_gpu_serving.py")
+FILES = ("tests/test_gpu_kernels.py", "tests/test_gpu_packed.py", "tests/test_gpu_serving.py")
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not made for this system")
 def test_the_kernels_in_the_interpreter() -> None:
     ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "tests/test_gpu_kernels.py",
-            "tests/test_gpu_serving.py",
-        ],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *FILES],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         text=True,

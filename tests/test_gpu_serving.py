@@ -19,6 +19,7 @@ from bluelm.engine import loader
 from bluelm.engine.core import EngineCore, Request
 from bluelm.engine.gpu import decode
 from bluelm.engine.gpu.runner import GpuRunner
+from bluelm.engine.linear import Form
 from bluelm.engine.opening import open_model
 from bluelm.engine.sizing import Wanted
 from bluelm.engine.wire import Failed
@@ -71,7 +72,8 @@ def serving(path: Path, *, kernels: bool, cache: int, settings: Settings | None 
     settings = settings or load_settings(model=str(path))
     wanted = Wanted(context=64, running=2, cache=cache, step=16)
     card = Card() if kernels else None
-    place = loader._Place(torch.device("cpu"), DTYPE, wanted, card, Chosen(kernels))  # type: ignore[arg-type]
+    form = Form(DTYPE, settings.quantization, kernels)
+    place = loader._Place(torch.device("cpu"), form, wanted, card, Chosen(kernels))  # type: ignore[arg-type]
     core, info, fit = loader._serving(settings, open_model(path, settings), place, lambda phase, done: None)
     assert info.kind is ModelKind.CHAT and info.dtype == "float16" and fit.tokens == cache
     return core

@@ -10,7 +10,7 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluelm.engine.linear import Dense, Grouped4, Int4Cpu, Int8, joined, linear
+from bluelm.engine.linear import Dense, Form, Grouped4, Int4Cpu, Int8, joined, linear
 from bluelm.engine.quantized import from_q4_1, unpack
 from bluelm.errors import CheckpointError
 
@@ -93,7 +93,7 @@ def test_the_4_bit_product_is_the_dequantised_one(rows: int, ordered: bool) -> N
     stored = Grouped4(torch.randint(0, 16, (48, 128), dtype=torch.uint8), scale, -7.3 * scale)
     if ordered:
         stored = Grouped4(stored.codes, stored.scale, stored.minimum, torch.randperm(128))
-    product = linear(stored, torch.bfloat16)
+    product = linear(stored, Form(torch.bfloat16))
     assert isinstance(product, Int4Cpu) and product.bytes < 128 * 48 * 0.7
     x = torch.randn(rows, 128, dtype=torch.bfloat16)
     expected = x.double() @ stored.dequantize().double().T
@@ -107,7 +107,7 @@ def test_joined_matrices_multiply_as_each_alone() -> None:
     x = torch.randn(2, 64)
     alone = torch.cat([linear(part)(x) for part in parts], dim=1)
     assert torch.allclose(linear(joined(parts))(x), alone, atol=1e-5)
-    assert isinstance(linear(parts[0], torch.float32), Dense)
+    assert isinstance(linear(parts[0], Form(torch.float32)), Dense)
     with pytest.raises(CheckpointError):
         joined([parts[0], torch.rand(16, 64)])
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.engine.checkpoint import Checkpoint, read_json
-from bluelm.engine.linear import Stored
+from bluelm.engine.linear import Form, Stored
 from bluelm.engine.model import LlamaConfig, Weights
 from bluelm.engine.quantized import unpack
 from bluelm.engine.upload import Buffers, Upload
@@ -43,17 +43,17 @@ def quantization(checkpoint: Checkpoint) -> str | None:
 
 
 def load_folder(
-    checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress,
+    checkpoint: Checkpoint, config: LlamaConfig, form: Form, device: torch.device, progress: Progress,
     preview: Preview = lambda _: None,
 ) -> Weights:  # fmt: skip
-    """All tensors as a model that computes in `dtype`. Strict: missing, extra and misshapen ones are named.
+    """All tensors as a model that computes in form.dtype. Strict: missing, extra and misshapen ones are named.
 
     Every tensor gets memory of its own, so that each shard is let go as soon as it is done. progress, preview: see
     assemble.
     """
-    source = Source(checkpoint, config, dtype, device)
+    source = Source(checkpoint, config, form.dtype or torch.float32, device)
     try:
-        weights = assemble(config, source.fetch, tied=source.tied, dtype=dtype, progress=progress, preview=preview)
+        weights = assemble(config, source.fetch, tied=source.tied, form=form, progress=progress, preview=preview)
     finally:
         source.close()
     source.check_all_taken()

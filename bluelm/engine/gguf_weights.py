@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file: kept in their four or eight bits for bfloat16, dequantised for every other precision."""
+"""The tensors of a GGUF file: kept in their four or eight bits for bfloat16 and on a card, else dequantised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bluelm.engine.gguf_file import GGUFFile, StoredTensor
-from bluelm.engine.linear import Grouped4, Int8, Stored
+from bluelm.engine.linear import Form, Grouped4, Int8, Stored, linear
 from bluelm.engine.model import LlamaConfig, Weights
 from bluelm.engine.quantized import from_q4_1
 from bluelm.engine.weights import Progress, assemble
@@ -69,12 +69,10 @@ def gguf_config(file: GGUFFile) -> LlamaConfig:
     )
 
 
-def load_gguf(
-    file: GGUFFile, config: LlamaConfig, dtype: torch.dtype, device: torch.device, progress: Progress
-) -> Weights:
-    """The file's tensors as a model that computes in `dtype`. Raises CheckpointError, which names the tensor."""
-    left = dict(file.tensors)
-    keep = dtype is torch.bfloat16 and device.type == "cpu"
+def load_gguf(file: GGUFFile, config: LlamaConfig, form: Form, device: torch.device, progress: Progress) -> Weights:
+    """The file's tensors as a model that computes in form.dtype. Raises CheckpointError, which names the tensor."""
+    left, dtype = dict(file.tensors), form.dtype or torch.float32
+    keep = form.kernels or (dtype is torch.bfloat16 and device.type == "cpu")
 
     def fetch(name: str) -> Stored:
         tensor = left.pop(_file_name(name), None)
@@ -82,17 +80,17 @@ def load_gguf(
             raise CheckpointError(f"{name} is missing in the GGUF file: install it again.", tensor=name)
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
         if keep and tensor.kind == GGMLQuantizationType.Q4_1:
-            return _half_rotation_of_4(from_q4_1(tensor.data), heads)
+            return _half_rotation_of_4(from_q4_1(tensor.data), heads).to(device)
         numbers = _numbers(tensor)
         return (numbers if heads is None else _half_rotation(numbers, heads)).to(device=device, dtype=dtype)
 
     tied = "output.weight" not in left
     head = left.get("token_embd.weight" if tied else "output.weight")
-    weights = assemble(config, fetch, tied=tied, dtype=dtype, progress=progress)
+    weights = assemble(config, fetch, tied=tied, form=form, progress=progress)
     if left:
         raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(sorted(left)[:5])}.")
     if keep and head is not None and head.kind == GGMLQuantizationType.Q8_0:
-        return replace(weights, lm_head=Int8.of(_numbers(head), dtype))
+        return replace(weights, lm_head=linear(Int8.of(_numbers(head).to(device), dtype), form))
     return weights
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,10 @@ class Int8:
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)
 
+    def dequantize(self) -> Tensor:
+        """[out, in] float32."""
+        return self.codes.float() * self.scale.float()[:, None]
+
 
 @dataclass(frozen=True, slots=True)
 class Int4Cpu:
@@ -144,6 +148,10 @@ class Grouped4:
     def group(self) -> int:
         return self.codes.shape[1] // self.scale.shape[1]
 
+    def to(self, device: torch.device) -> Grouped4:
+        order = None if self.order is None else self.order.to(device)
+        return Grouped4(self.codes.to(device), self.scale.to(device), self.minimum.to(device), order)
+
     def dequantize(self) -> Tensor:
         """[out, in] float32."""
         out, inner = self.codes.shape
@@ -154,6 +162,21 @@ class Grouped4:
 
 Stored = Tensor | Grouped4
 """A matrix as a loader hands it over."""
+
+Quantization = Literal["none", "int8", "int4"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model keeps its matrices. dtype: of the vectors they multiply; None: their own. quantization: what matrices
+    of 16 bits are rounded to. kernels: on a card those of bluelm.engine.gpu multiply, not PyTorch's operations."""
+
+    dtype: torch.dtype | None = None
+    quantization: Quantization = "none"
+    kernels: bool = False
+
+
+AS_STORED = Form()
 
 
 def shape_of(stored: Stored) -> tuple[int, ...]:
@@ -177,14 +200,23 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return other is None if one is None else other is not None and torch.equal(one, other)
 
 
-def linear(stored: Stored, dtype: torch.dtype | None = None) -> Linear:
+def linear(stored: Stored | Int8, form: Form = AS_STORED) -> Linear:
     """What multiplies by this matrix, on the device where it is.
 
-    dtype: of the vectors it will multiply, needed for a Grouped4: bfloat16 keeps its four bits on a CPU, any other
-    dtype dequantises it.
+    What is in 4 or 8 bits stays so where something can multiply by it: on a card the kernels, on a CPU PyTorch (4 bits
+    with bfloat16 alone); else it becomes plain numbers in form.dtype.
     """
-    if not isinstance(stored, Grouped4):
+    if isinstance(stored, Tensor):
         return Dense(stored)
-    if dtype is torch.bfloat16 and stored.codes.device.type == "cpu" and Int4Cpu.takes(stored):
-        return Int4Cpu.of(stored)
-    return Dense(stored.dequantize().to(dtype or torch.float32))
+    device = stored.codes.device.type
+    found: Linear | None
+    if form.kernels:
+        from bluelm.engine.gpu.packed import packed
+
+        found = packed(stored)
+    elif isinstance(stored, Int8):
+        found = stored if device == "cpu" else None
+    else:
+        fits = device == "cpu" and form.dtype is torch.bfloat16 and Int4Cpu.takes(stored)
+        found = Int4Cpu.of(stored) if fits else None
+    return found or Dense(stored.dequantize().to(form.dtype or torch.float32))

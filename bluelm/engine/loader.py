@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from bluelm.engine.gpu.runner import GpuRunner
+    from bluelm.engine.linear import Form
     from bluelm.engine.model import Llama, Weights
     from bluelm.engine.runner import Runner
 
@@ -72,7 +73,7 @@ class _Place:
     """Where and how a model is computed. card: None for a CPU."""
 
     device: torch.device
-    dtype: torch.dtype
+    form: Form
     wanted: Wanted
     card: Card | None
     kernels: Kernels
@@ -85,7 +86,32 @@ def _place(settings: Settings, opened: Opened, device: torch.device) -> _Place:
     wanted = Wanted(_context(settings, opened.config.context), running, settings.cache_tokens, settings.step_tokens)
     wanted.check()
     card = Card.take(settings.gpu_memory) if on_card else None
-    return _Place(device, dtype, wanted, card, Kernels(settings, device, dtype))
+    kernels = Kernels(settings, device, dtype)
+    return _Place(device, _form(settings, opened, dtype, device, kernels), wanted, card, kernels)
+
+
+def _form(settings: Settings, opened: Opened, dtype: torch.dtype, device: torch.device, kernels: Kernels) -> Form:
+    """How the matrices are kept. Raises SettingError for what contradicts BLUELM_QUANTIZATION."""
+    import torch
+
+    from bluelm.engine.linear import Form
+
+    asked = settings.quantization
+    if asked == "none" and not opened.packed:
+        return Form(dtype)
+    missing = kernels.why_not()
+    contradiction = ""
+    if asked == "int8" and opened.packed:
+        contradiction = f"but {opened.path} is in 4 bits already: set it to none"
+    elif asked != "none" and dtype is torch.float32:
+        contradiction = "and BLUELM_DTYPE float32: set the latter to auto"
+    elif asked == "int4" and device.type == "cpu" and missing and dtype is not torch.bfloat16:
+        contradiction = "which a CPU computes in bfloat16 alone: set BLUELM_DTYPE to auto"
+    elif asked != "none" and device.type != "cpu" and missing:
+        contradiction = f"which a card computes by its kernels alone, and {missing}: set it to none"
+    if contradiction:
+        raise SettingError(f"BLUELM_QUANTIZATION is {asked}, {contradiction}.", param="quantization")
+    return Form(dtype, asked, kernels=not missing)
 
 
 def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) -> tuple[EngineCore, ModelInfo, Fit]:
@@ -124,7 +150,7 @@ def _weights(opened: Opened, place: _Place, report: Report) -> Weights:
     kernels = place.kernels
     try:
         weights = opened.weights(
-            place.dtype, place.device, lambda done: report("loading weights", 0.3 + 0.5 * done),
+            place.form, place.device, lambda done: report("loading weights", 0.3 + 0.5 * done),
             lambda first: kernels.compile(opened.config, first, place.wanted, opened.tokenizer.size),
         )  # fmt: skip
         report("compiling kernels", 0.8)
@@ -142,7 +168,9 @@ def _check_room(opened: Opened, place: _Place) -> None:
     from bluelm.engine.weights import numbers
 
     room = place.card.room if place.card else memory.host_memory()
-    needed = numbers(opened.config, tied=True) * (0.5 if opened.packed else place.dtype.itemsize)
+    size = {"int8": 1.0, "int4": 0.5}.get("int4" if opened.packed else place.form.quantization)
+    assert place.form.dtype is not None
+    needed = numbers(opened.config, tied=True) * (size or place.form.dtype.itemsize)
     if needed > room:
         raise NotEnoughMemory(
             f"The model's weights take {needed / memory.GB:.1f} GB, and there are only {room / memory.GB:.1f}: "
@@ -182,7 +210,8 @@ def _dtype(settings: Settings, opened: Opened, device: torch.device) -> torch.dt
 
     if settings.dtype != "auto":
         return getattr(torch, settings.dtype)
-    small = device.type == "cpu" and not opened.packed and numbers(opened.config, tied=True) < SMALL
+    plain = not opened.packed and settings.quantization == "none"
+    small = device.type == "cpu" and plain and numbers(opened.config, tied=True) < SMALL
     return torch.float32 if small else devices.half_precision(device)
 
 

@@ -80,6 +80,18 @@ class Weights:
     tied: bool
 
     @property
+    def matrices(self) -> list[Linear]:
+        """All that multiply."""
+        return [each for layer in self.layers for each in (layer.qkv, layer.o, layer.gate_up, layer.down)] + [
+            self.lm_head
+        ]
+
+    @property
+    def narrow(self) -> list[Linear]:
+        """Those of them with few outputs: each shape once."""
+        return [self.layers[0].qkv, self.layers[0].o, self.layers[0].down]
+
+    @property
     def precision(self) -> str:
         """As people name it: that of the blocks' matrices."""
         return self.layers[0].down.precision

@@ -16,6 +16,7 @@ from bluelm.types import ModelKind, SamplingParams
 if TYPE_CHECKING:
     import torch
 
+    from bluelm.engine.linear import Form
     from bluelm.engine.model import LlamaConfig, Weights
 
 DEMO_ID = "SmolLM2-135M-Instruct"
@@ -28,7 +29,7 @@ Preview = Callable[["Weights"], None]
 class Opened:
     """path: the folder or file. packed: the matrices are in 4 bits. demo: the embedded model.
 
-    weights: reads them, in a precision, to a device, with progress from 0 to 1 and a preview (see weights.assemble).
+    weights: reads them, in a form, to a device, with progress from 0 to 1 and a preview (see weights.assemble).
     """
 
     path: Path
@@ -39,7 +40,7 @@ class Opened:
     defaults: SamplingParams
     packed: bool
     demo: bool
-    weights: Callable[[torch.dtype, torch.device, Progress, Preview], Weights]
+    weights: Callable[[Form, torch.device, Progress, Preview], Weights]
 
 
 def open_model(path: Path | None, settings: Settings) -> Opened:
@@ -68,7 +69,7 @@ def _open_gguf(path: Path, settings: Settings, *, demo: bool) -> Opened:
         defaults=DEMO_DEFAULTS if demo else SamplingParams(),
         packed=True,
         demo=demo,
-        weights=lambda dtype, device, progress, _: load_gguf(file, config, dtype, device, progress),
+        weights=lambda form, device, progress, _: load_gguf(file, config, form, device, progress),
     )
 
 
@@ -93,8 +94,8 @@ def _open_folder(path: Path, settings: Settings) -> Opened:
         defaults=folder_defaults(path, bluelm_chat=is_bluelm(checkpoint) and kind is ModelKind.CHAT),
         packed=quantization(checkpoint) is not None,
         demo=False,
-        weights=lambda dtype, device, progress, preview: load_folder(
-            checkpoint, config, dtype, device, progress, preview
+        weights=lambda form, device, progress, preview: load_folder(
+            checkpoint, config, form, device, progress, preview
         ),
     )
 

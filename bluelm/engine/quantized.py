@@ -74,7 +74,7 @@ def from_q4_1(blocks: np.ndarray) -> Grouped4:
 
 def nibbles(packed: Tensor) -> Tensor:
     """int32 [rows, n] to uint8 [rows, 8 n], lowest bits first."""
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
     return ((packed[..., None] >> shifts) & 15).to(torch.uint8).flatten(-2)
 
 
@@ -107,7 +107,7 @@ def _order(name: str, g_idx: Tensor | None, group: int) -> Tensor | None:
     if g_idx is None:
         return None
     g_idx = g_idx.long()
-    if torch.equal(g_idx, torch.arange(len(g_idx)) // group):
+    if torch.equal(g_idx, torch.arange(len(g_idx), device=g_idx.device) // group):
         return None
     if (torch.bincount(g_idx, minlength=len(g_idx) // group) != group).any():
         raise CheckpointError(f"{name}: g_idx has groups of different sizes: use another checkpoint.", tensor=name)

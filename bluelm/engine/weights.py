@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
-import torch
 from torch import Tensor
 
-from bluelm.engine.linear import Stored, joined, linear, shape_of
+from bluelm.engine.linear import AS_STORED, Form, Linear, Stored, joined, linear, shape_of
 from bluelm.engine.model import Layer, LlamaConfig, Weights
+from bluelm.engine.rounding import rounded
 from bluelm.errors import CheckpointError
 
 Progress = Callable[[float], None]
@@ -74,7 +74,7 @@ def assemble(
     fetch: Fetch,
     *,
     tied: bool,
-    dtype: torch.dtype | None = None,
+    form: Form = AS_STORED,
     progress: Progress = lambda _: None,
     preview: Preview = lambda _: None,
 ) -> Weights:
@@ -82,7 +82,7 @@ def assemble(
 
     fetch: gives one tensor, in the dtype and on the device it is to have, or in 4 bits; called once per name, in the
     order in which checkpoints are written, so that a shard is done with before the next but one is begun.
-    dtype: what the model computes in (needed where tensors are in 4 bits).
+    form: how the matrices are kept; where they are rounded, lm_head is in 8 bits (unless tied), the embedding as it is.
     progress: called with the share of the model's numbers that is there, 0 to 1.
     preview: called once, with a model of the first layer alone, of the same shapes, as soon as that is there.
     Raises CheckpointError, which names the tensor.
@@ -106,24 +106,32 @@ def assemble(
         assert isinstance(found, Tensor)
         return found
 
+    def product(part: str, prefix: str) -> Linear:
+        return linear(rounded(matrix(part, prefix), form.quantization), form)
+
     embedding = vector("embedding")
     layers = []
     for index in range(config.layers):
         prefix = f"model.layers.{index}."
         layer = Layer(
             input_norm=vector("input_norm", prefix),
-            qkv=linear(matrix("qkv", prefix), dtype),
-            o=linear(matrix("o", prefix), dtype),
+            qkv=product("qkv", prefix),
+            o=product("o", prefix),
             post_norm=vector("post_norm", prefix),
-            gate_up=linear(matrix("gate_up", prefix), dtype),
-            down=linear(matrix("down", prefix), dtype),
+            gate_up=product("gate_up", prefix),
+            down=product("down", prefix),
         )
         layers.append(layer)
         if index == 0:
-            preview(Weights(embedding, (layer,), layer.input_norm, linear(embedding, dtype), True))
+            preview(Weights(embedding, (layer,), layer.input_norm, _head(embedding, tied, form), True))
     norm = vector("norm")
-    head = linear(embedding if tied else matrix("lm_head"), dtype)
+    head = _head(embedding if tied else matrix("lm_head"), tied, form)
     return Weights(embedding, tuple(layers), norm, head, tied)
+
+
+def _head(stored: Stored, tied: bool, form: Form) -> Linear:
+    in_8_bits = form.quantization != "none" and not tied
+    return linear(rounded(stored, "int8" if in_8_bits else "none"), form)
 
 
 def check_shape(stored: Stored, shape: tuple[int, ...], name: str) -> None:

@@ -22,7 +22,7 @@ from bluelm.engine.gpu.runner import GpuRunner
 from bluelm.engine.model import Llama, LlamaConfig, Weights
 from bluelm.engine.sizing import BLOCK_SIZE, Wanted, largest_steps
 
-STEP = 512  # prompt tokens of the step that is gone through
+STEPS = (512, 128, 32, 16)  # prompt tokens of the steps that are gone through: few meet other kernels in 4 and 8 bits
 log = logging.getLogger("bluelm.engine")
 
 
@@ -39,8 +39,9 @@ def compile_ahead(config: LlamaConfig, weights: Weights, wanted: Wanted, *, voca
                 model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context,
                 exact=exact,
             )  # fmt: skip
-            for pieces in largest_steps(runner.batches, wanted, STEP):
-                runner.run(pieces)
+            for step in STEPS:
+                for pieces in largest_steps(runner.batches if step == STEPS[0] else [], wanted, step):
+                    runner.run(pieces)
         compile_all(missing, device)
     except Exception as error:
         log.warning("kernels could not be compiled ahead: %s", error)

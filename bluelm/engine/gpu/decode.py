@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bluelm.engine.gpu import shapes
 from bluelm.engine.gpu.attend import Paged, attend
+from bluelm.engine.gpu.packed import Int4Gpu, Int8Gpu, Packed
 from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts, product
 from bluelm.engine.gpu.rows import embed, norm
 from bluelm.engine.gpu.sample import Scratch, sample
@@ -20,7 +21,9 @@ from bluelm.errors import CheckpointError
 def matrix(linear: Linear) -> Tensor:
     """The numbers of a matrix that is kept as they are: [out, in]."""
     if not isinstance(linear, Dense):
-        raise CheckpointError(f"The GPU engine does not multiply by {linear.precision} matrices yet: use 16 bits.")
+        raise CheckpointError(
+            f"The kernels do not multiply by {linear.precision} matrices: set BLUELM_KERNELS to plain."
+        )
     return linear.weight
 
 
@@ -58,6 +61,7 @@ class Decoder:
         self._inner = like.new_zeros(most, config.intermediate)
         self.logits = torch.zeros(most, weights.embedding.shape[0], dtype=torch.float32, device=self.device)
         self._parts = Parts(most, config.hidden, self.device)
+        self._packed = Packed(most, weights.matrices, like, weights.narrow)
         self._scratch = Scratch.make(most, self.logits.shape[1], self.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
@@ -111,8 +115,12 @@ class Decoder:
         self, name: str, x: Tensor, linear: Linear, y: Tensor, rows: int, kind: int, gain: Tensor | None = None
     ) -> None:
         """y = x W^T, or y += x W^T; gain: the weight of the norm that x goes through before, if it does."""
-        weight, eps = matrix(linear), self.config.norm_eps
-        if rows == 1 and not self.exact:
+        eps, alone = self.config.norm_eps, rows == 1 and not self.exact
+        if isinstance(linear, Int4Gpu | Int8Gpu):
+            linear.multiply(name, x, y, rows, kind, self._packed, gain=gain, eps=eps, alone=alone)
+            return
+        weight = matrix(linear)
+        if alone:
             vector(x, weight, y, kind, gain=gain, eps=eps, shape=shapes.strip(name))
             return
         if gain is not None:

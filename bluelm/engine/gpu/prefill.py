@@ -17,10 +17,12 @@ from torch import Tensor
 
 from bluelm.engine.gpu import shapes
 from bluelm.engine.gpu.decode import matrix
+from bluelm.engine.gpu.packed import Int4Gpu, Int8Gpu, Packed
 from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts, product
 from bluelm.engine.gpu.rows import gate, norm, rotate_and_keep
+from bluelm.engine.gpu.shapes_packed import ROWS_BY_TILES
 from bluelm.engine.gpu.states import sent
-from bluelm.engine.linear import Linear
+from bluelm.engine.linear import Dense, Linear
 from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
 
@@ -83,6 +85,7 @@ class Prefill:
         self.device = weights.norm.device
         self._flash = self.device.type == "cuda" and weights.norm.dtype in (torch.bfloat16, torch.float16)
         self._parts = Parts(_TILE_ROWS, config.hidden, self.device)
+        self._packed = Packed(ROWS_BY_TILES, weights.matrices, weights.norm, weights.narrow)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
     def capture(self) -> None:
@@ -176,30 +179,42 @@ class Prefill:
 
     def _multiply(self, name: str, x: Tensor, linear: Linear) -> Tensor:
         """x W^T: [n, out]."""
-        if not self.exact:
-            return F.linear(x, matrix(linear))
-        y = x.new_empty(x.shape[0], matrix(linear).shape[0])
+        if not self._takes_tiles(x, linear):
+            return linear(x)
+        y = x.new_empty(x.shape[0], linear.parameters // x.shape[1])
         self._by_tiles(name, x, linear, y, PLAIN)
         return y
 
     def _add(self, name: str, x: Tensor, linear: Linear, y: Tensor) -> None:
         """y += x W^T."""
-        if self.exact:
+        if self._takes_tiles(x, linear):
             self._by_tiles(name, x, linear, y, ADD)
+        elif isinstance(linear, Dense):
+            y.addmm_(x, linear.weight.T)
         else:
-            y.addmm_(x, matrix(linear).T)
+            y.add_(linear(x))
 
     def _gated(self, x: Tensor, layer: Layer) -> Tensor:
         """silu(x G^T) * (x U^T): [n, intermediate]."""
         y = x.new_empty(x.shape[0], self.config.intermediate)
-        if self.exact:
+        if self._takes_tiles(x, layer.gate_up):
             self._by_tiles("gate_up", x, layer.gate_up, y, GATED)
         else:
-            gate(F.linear(x, matrix(layer.gate_up)), y)
+            gate(layer.gate_up(x), y)
         return y
 
+    def _takes_tiles(self, x: Tensor, linear: Linear) -> bool:
+        """Whether the decoder's kernels are to multiply: for exact rows, or since they are faster for so few."""
+        return self.exact or (isinstance(linear, Int4Gpu | Int8Gpu) and x.shape[0] <= ROWS_BY_TILES)
+
     def _by_tiles(self, name: str, x: Tensor, linear: Linear, y: Tensor, kind: int) -> None:
-        weight, count = matrix(linear), x.shape[0]
+        count = x.shape[0]
+        if isinstance(linear, Int4Gpu | Int8Gpu):
+            for start in range(0, count, ROWS_BY_TILES):
+                some = min(ROWS_BY_TILES, count - start)
+                linear.multiply(name, x[start:], y[start:], some, kind, self._packed)
+            return
+        weight = matrix(linear)
         parts = self._parts if name in shapes.HALVED else None
         for start in range(0, count, _TILE_ROWS):
             rows = min(_TILE_ROWS, count - start)

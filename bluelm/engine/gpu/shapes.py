@@ -70,7 +70,7 @@ def tile(matrix: str, rows: int, element_size: int) -> Tile:
     padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
     found = _TILES.get((matrix, padded), _DEFAULT)
     outer = found.outer * (2 if matrix == "gate_up" else 1)
-    while (stage := (outer + padded) * found.inner * element_size) * found.stages > _shared_memory():
+    while (stage := (outer + padded) * found.inner * element_size) * found.stages > shared_memory():
         if found.stages > 2:
             found = replace(found, stages=found.stages - 1)
         elif found.inner > 32:
@@ -86,7 +86,7 @@ def strip(matrix: str) -> Strip:
 
 
 @cache
-def _shared_memory() -> int:
+def shared_memory() -> int:
     """Bytes that one program may use."""
     if not torch.cuda.is_available():
         return _SHARED_MEMORY_BELOW
