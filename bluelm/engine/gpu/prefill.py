@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,7 @@ from bluelm.engine.linear import Dense, Linear
 from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
 
-_GRAPH_TOKENS = (16, 32, 64, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
+_GRAPH_TOKENS = (16, 32, 64, 96, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
 _GRAPH_PIECES = 8
 _TILE_ROWS = shapes.BATCHES[-1]
 _GATHERED = 8192  # tokens of cache that are gathered at once, at most (or one row of the longest)
@@ -137,18 +138,19 @@ class Prefill:
         fitting = [key for key in self._graphs if key[0] >= sum(counts) and key[1] >= sum(lengths)]
         if fitting and len(pieces) <= _GRAPH_PIECES:
             return self._replayed(self._graphs[min(fitting)], columns, row_slots, starts)[last]
-        ids = sent([*columns[0], *columns[1], *columns[2], *row_slots], torch.int64, self.device)
+        ids = sent(np.concatenate((*columns, row_slots)), torch.int64, self.device)
         batch = _Batch(ids, sent(starts, torch.int32, self.device), sum(counts), counts, lengths)
         return self._forward(batch)[last]
 
     def _replayed(
-        self, graph: _Graph, columns: list[list[int]], row_slots: list[int], starts: list[list[int]]
+        self, graph: _Graph, columns: list[np.ndarray], row_slots: np.ndarray, starts: list[list[int]]
     ) -> Tensor:
-        batch = graph.batch
-        tokens, positions, slots = columns
-        rest = [0] * (batch.n - len(tokens))
-        ids = [*tokens, *rest, *positions, *rest, *slots, *[self.spare] * len(rest), *row_slots]
-        ids += [self.spare] * (batch.ids.shape[0] - len(ids))
+        batch, n, count = graph.batch, graph.batch.n, len(columns[0])
+        ids = np.zeros(batch.ids.shape[0], dtype=np.int64)
+        ids[2 * n :] = self.spare
+        for index, column in enumerate(columns):
+            ids[index * n : index * n + count] = column
+        ids[3 * n : 3 * n + len(row_slots)] = row_slots
         batch.ids.copy_(sent(ids, torch.int64, self.device))
         missing = _GRAPH_PIECES + 1 - len(starts[0])
         batch.starts.copy_(sent([each + [each[-1]] * missing for each in starts], torch.int32, self.device))
@@ -237,21 +239,19 @@ class Prefill:
         ]
         return torch.cat(parts)
 
-    def _columns(self, pieces: Sequence[Piece]) -> tuple[list[list[int]], list[int]]:
+    def _columns(self, pieces: Sequence[Piece]) -> tuple[list[np.ndarray], np.ndarray]:
         """Tokens, positions and slots of the pieces, and the slots of their whole rows."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        row_slots: list[int] = []
+        tokens, positions, slots, row_slots = [], [], [], []
         size = self.block_size
         for piece in pieces:
-            row, end = piece.row, piece.start + piece.count
-            here = [block * size + place for block in row.blocks for place in range(size)][:end]
-            tokens += row.tokens[piece.start : end]
-            positions += range(piece.start, end)
-            slots += here[piece.start :]
-            row_slots += here
-        return [tokens, positions, slots], row_slots
+            row, start, end = piece.row, piece.start, piece.start + piece.count
+            blocks = np.array(row.blocks[: -(-end // size)], dtype=np.int64)
+            here = (blocks[:, None] * size + np.arange(size)).ravel()[:end]
+            tokens.append(np.array(row.tokens[start:end], dtype=np.int64))
+            positions.append(np.arange(start, end))
+            slots.append(here[start:])
+            row_slots.append(here)
+        return [np.concatenate(each) for each in (tokens, positions, slots)], np.concatenate(row_slots)
 
 
 def _attend_one(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

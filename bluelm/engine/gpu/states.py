@@ -112,7 +112,7 @@ class States:
         return sent(values, dtype, self._device)
 
 
-def sent(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
+def sent(values: list | np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor on the device, without waiting for what it is doing."""
-    array = torch.from_numpy(np.array(values)).to(dtype)
+    array = torch.from_numpy(np.asarray(values)).to(dtype)
     return array.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else array
