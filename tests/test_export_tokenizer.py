@@ -47,6 +47,10 @@ class Both:
         self.theirs: Any = AutoTokenizer.from_pretrained(self.folder)
         self.ours = from_folder(self.folder)
 
+    def takes(self, text: str) -> bool:
+        """Not so for the few texts that are normalised in another way, see bluelm/export/fast.py."""
+        return self.name != "nfkc" or not any(unicodedata.category(letter) in PARTS_OF_LETTERS for letter in text)
+
 
 @pytest.fixture(scope="module", params=WRITABLE)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
@@ -56,13 +60,14 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @given(texts=st.lists(ordinary | hostile | runs | pieces, max_size=6))
 def test_a_text_has_the_original_ids(both: Both, texts: list[str]) -> None:
     text = "".join(texts)
-    assume(both.name != "nfkc" or not any(unicodedata.category(letter) in PARTS_OF_LETTERS for letter in text))
+    assume(both.takes(text))
     assert both.theirs(text).input_ids == both.original.original(text)
 
 
 @given(messages=conversations(ordinary | runs))
 def test_a_chat_has_the_ids_that_we_make(both: Both, messages: list[Message]) -> None:
     parts = BlueLMTemplate().render(messages)
+    assume(both.takes(text_of(parts)))
     assume(both.original.markers_in(text_of(parts)) == sum(part.trusted for part in parts))
     said = [{"role": message.role.value, "content": message.content} for message in messages]
     given = both.theirs.apply_chat_template(said, add_generation_prompt=True)
@@ -72,6 +77,7 @@ def test_a_chat_has_the_ids_that_we_make(both: Both, messages: list[Message]) ->
 @given(messages=conversations(hostile | pieces))
 def test_our_engine_keeps_a_users_text_from_becoming_markers(both: Both, messages: list[Message]) -> None:
     parts = BlueLMTemplate().render(messages)
+    assume(both.takes(text_of(parts)))
     assert both.ours.encode(parts) == both.original.ours.encode(parts)
 
 
