@@ -77,6 +77,7 @@ def test_versions_are_kept_and_stepped_through(reader: Callable[..., BrowserCont
     press(page, "Earlier version")
     expect(page.locator(ANSWER).last).to_contain_text("and then")
     page.get_by_role("button", name="Edit this message").first.click()
+    expect(page.locator(".st-key-edited_text textarea")).to_have_value("first wording")
     page.locator(".st-key-edited_text textarea").fill("second wording")
     press(page, "Send", exact=True)
     expect(page.locator(".said")).to_have_text("second wording")

@@ -154,6 +154,11 @@ class Conversation:
         last = turns[-1] if turns else None
         return View(self.id, turns, last is not None and last.status.is_open, last.generation if last else None)
 
+    def prompt(self, answer: int) -> Prompt:
+        """What the engine was sent for an answer, before it left out what did not fit. Raises KeyError if unknown."""
+        with self._lock:
+            return self._prompt(self._tree.answer(answer))
+
     # --- what the store does ---
 
     def look_after(self, abandon_after_s: float) -> bool:

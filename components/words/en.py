@@ -29,6 +29,11 @@ WORDS = {
     "send": "Send",
     "copy": "Copy",
     "copied": "Copied",
+    "api": "As a request to the API",
+    "api.sub": "The very request of this answer, with its seed: it gives the same answer, up to rounding where the "
+    "beginning of the prompt comes from the cache and the model computes in fewer than 32 bits.",
+    "api.unfinished": "This answer goes on with an earlier one, which the API cannot ask for. Step to a version that "
+    "was made in one go.",
     "edit_message": "Edit this message",
     "version.before": "Earlier version",
     "version.after": "Later version",
