@@ -70,7 +70,7 @@ def test_versions_are_kept_and_stepped_through(reader: Callable[..., BrowserCont
     say(page, "first wording")
     expect(page.locator(ANSWER).last).to_contain_text("finished")
     say(page, "and then")
-    expect(page.locator(ANSWER).nth(3)).to_contain_text("finished")
+    expect(page.get_by_role("button", name="Regenerate")).to_have_count(2)
     server.fake(answer=["another answer"])
     press(page, "Regenerate")
     expect(page.get_by_text("2/2")).to_be_visible()
@@ -80,11 +80,11 @@ def test_versions_are_kept_and_stepped_through(reader: Callable[..., BrowserCont
     expect(page.locator(".st-key-edited_text textarea")).to_have_value("first wording")
     page.locator(".st-key-edited_text textarea").fill("second wording")
     press(page, "Send", exact=True)
-    expect(page.locator(".said")).to_have_text("second wording")
+    expect(page.locator(".said")).to_have_text(["second wording"])
     expect(page.locator(ANSWER).nth(1)).to_contain_text("finished")
     shot(page, "versions")
     page.reload()
-    expect(page.locator(".said")).to_have_text("second wording")
+    expect(page.locator(".said")).to_have_text(["second wording"])
     press(page, "Earlier version")
     expect(page.locator(".said")).to_have_text(["first wording", "and then"])
 
@@ -130,7 +130,7 @@ def test_the_list_finds_names_pins_and_brings_back(reader: Callable[..., Browser
     press(page, "Undo")
     expect(listed(page)).to_have_count(3)
     listed(page).nth(1).click()
-    expect(page.locator(".said")).to_have_text("bananas")
+    expect(page.locator(".said")).to_have_text(["bananas"])
 
 
 def test_a_link_is_for_reading_and_nobody_else_sees_more(reader: Callable[..., BrowserContext], server: Server) -> None:
@@ -146,7 +146,7 @@ def test_a_link_is_for_reading_and_nobody_else_sees_more(reader: Callable[..., B
     press(page.get_by_role("dialog"), "Make a link")
     link = page.get_by_role("dialog").locator("code").inner_text()
     stranger.goto(link)
-    expect(stranger.locator(".said")).to_have_text("my secret")
+    expect(stranger.locator(".said")).to_have_text(["my secret"])
     expect(stranger.locator(BOX)).to_have_count(0)
     assert "Edit this message" not in stranger.content() and "Regenerate" not in stranger.content()
     press(stranger, "Go on in a copy")
@@ -156,7 +156,7 @@ def test_a_link_is_for_reading_and_nobody_else_sees_more(reader: Callable[..., B
     press(page.get_by_role("dialog"), "Take the link back")
     expect(page.get_by_role("dialog").locator("code")).to_have_count(0)
     page.keyboard.press("Escape")
-    expect(page.locator(".said")).to_have_text("my secret")
+    expect(page.locator(".said")).to_have_text(["my secret"])
     stranger.goto(link)
     expect(stranger.get_by_text("no longer, one to a conversation")).to_be_visible()
 
