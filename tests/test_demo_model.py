@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bluelm.engine.attention import Span, Step
+from bluelm.engine.attention import RowGroup, Span, Step
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.gguf_weights import gguf_config, load_gguf
 from bluelm.engine.linear import Form
@@ -35,13 +35,14 @@ def tokenizer(file: GGUFFile) -> Tokenizer:
     return from_gguf(file.metadata)
 
 
-def llama(file: GGUFFile, dtype: torch.dtype) -> Llama:
+def llama(file: GGUFFile, dtype: torch.dtype, *, exact: bool = False) -> Llama:
     config = gguf_config(file)
-    return Llama(config, load_gguf(file, config, Form(dtype), torch.device("cpu"), lambda _: None), context=2048)
+    weights = load_gguf(file, config, Form(dtype, exact=exact), torch.device("cpu"), lambda _: None)
+    return Llama(config, weights, context=2048)
 
 
 @pytest.fixture(scope="module")
-def exact(file: GGUFFile) -> Llama:
+def whole(file: GGUFFile) -> Llama:
     return llama(file, torch.float32)
 
 
@@ -58,7 +59,7 @@ def logits(model: Llama, ids: list[int]) -> torch.Tensor:
     return model.forward(todo, KVCache(model.config, len(ids), model.weights.norm)).float()
 
 
-def test_greedy_tokens_equal_transformers_alone_and_batched(exact: Llama, tokenizer: Tokenizer) -> None:
+def test_greedy_tokens_equal_transformers_alone_and_batched(whole: Llama, tokenizer: Tokenizer) -> None:
     from transformers import AutoModelForCausalLM
 
     path = embedded_model()
@@ -66,7 +67,7 @@ def test_greedy_tokens_equal_transformers_alone_and_batched(exact: Llama, tokeni
     asked = prompts(tokenizer)
     expected = [greedy(theirs, ids, 16) for ids in asked]
     for group in ([asked[0]], asked):
-        scheduler, runner = engine_parts(exact, step_tokens=32)
+        scheduler, runner = engine_parts(whole, step_tokens=32)
         rows = [row(str(i), ids, 16) for i, ids in enumerate(group)]
         for each in rows:
             scheduler.add(each)
@@ -75,20 +76,35 @@ def test_greedy_tokens_equal_transformers_alone_and_batched(exact: Llama, tokeni
         assert [each.tokens for each in rows] == expected[: len(rows)]
 
 
-def test_four_bits_stay_near_float32(file: GGUFFile, exact: Llama, tokenizer: Tokenizer) -> None:
-    small = llama(file, torch.bfloat16)
-    assert small.weights.precision == "int4" and small.weights.layers[0].qkv.bytes < 0.7 * 960 * 576
+def decoded_logits(model: Llama, ids: list[int]) -> torch.Tensor:
+    """As `logits`, one token after the other."""
+    cache, places = KVCache(model.config, len(ids), model.weights.norm), torch.arange(len(ids))
+    rows = []
+    for i, id in enumerate(ids):
+        read = RowGroup(0, 1, places[None, : i + 1], torch.ones(1, 1, 1, i + 1, dtype=torch.bool))
+        step = Step(torch.tensor([id]), places[i : i + 1], places[i : i + 1], (read,), (), places[:1])
+        rows.append(model.forward(step, cache))
+    return torch.cat(rows).float()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_four_bits_stay_near_float32(file: GGUFFile, exact: bool, whole: Llama, tokenizer: Tokenizer) -> None:
+    """As a prompt, and as an answer, which may be multiplied in another way."""
+    small = llama(file, torch.bfloat16, exact=exact)
+    assert small.weights.precision == "int4"
+    assert not exact or small.weights.layers[0].qkv.bytes < 0.7 * 960 * 576
     for ids in prompts(tokenizer):
-        near, right = logits(small, ids), logits(exact, ids)
-        assert (near - right).norm() < 0.05 * right.norm()
-        assert (near.argmax(-1) == right.argmax(-1)).float().mean() > 0.85
+        right = logits(whole, ids)
+        for near in (logits(small, ids), decoded_logits(small, ids)):
+            assert (near - right).norm() < 0.05 * right.norm()
+            assert (near.argmax(-1) == right.argmax(-1)).float().mean() > 0.85
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_in_four_bits_is_the_same_to_the_last_bit_in_any_company(
+def test_an_exact_row_in_four_bits_is_the_same_to_the_last_bit_in_any_company(
     file: GGUFFile, tokenizer: Tokenizer, temperature: float
 ) -> None:
-    small, asked = llama(file, torch.bfloat16), prompts(tokenizer)
+    small, asked = llama(file, torch.bfloat16, exact=True), prompts(tokenizer)
     params = SamplingParams(temperature=temperature)
     texts = []
     for company in ([], asked * 2):

@@ -37,7 +37,7 @@ LOADS_TORCH = {
     f"bluelm.engine.{name}"
     for name in (
         *("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized"),
-        *("checkpoint", "folder_config", "folder_weights", "rounding", "selftest", "tensor_file", "upload"),
+        *("checkpoint", "folder_config", "folder_weights", "rounding", "selftest", "tensor_file", "traced", "upload"),
     )
 } | {"bluelm.export.packed", "bluelm.export.weights"}
 

@@ -10,7 +10,7 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluelm.engine.linear import Dense, Form, Grouped4, Int4Cpu, Int8, joined, linear
+from bluelm.engine.linear import FEW, PIECE, Blocked, ByRows, Dense, Form, Grouped4, Int4Cpu, Int8, joined, linear
 from bluelm.engine.quantized import from_q4_1, unpack
 from bluelm.errors import CheckpointError
 
@@ -98,6 +98,46 @@ def test_the_4_bit_product_is_the_dequantised_one(rows: int, ordered: bool) -> N
     x = torch.randn(rows, 128, dtype=torch.bfloat16)
     expected = x.double() @ stored.dequantize().double().T
     assert (product(x).double() - expected).norm() < 1e-2 * expected.norm()
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not Blocked.takes(torch.zeros(1, 1, dtype=torch.bfloat16)), reason="this processor has no bfloat16 products"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("rows", [1, PIECE, PIECE + 5, 100])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_blocked_matrix_multiplies_as_it_is_written(rows: int, exact: bool) -> None:
+    weight, x = torch.randn(96, 80).bfloat16(), torch.randn(rows, 80).bfloat16()
+    product = linear(weight, Form(exact=exact))
+    assert isinstance(product, Blocked) and torch.equal(product.weight, weight)
+    expected = x.double() @ weight.double().T
+    assert (product(x).double() - expected).norm() < 1e-2 * expected.norm()
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("shape", [(96, 80), (960, 576), (576, 1536), (2048, 2048)])
+def test_an_exact_blocked_matrix_gives_a_row_the_same_bits_in_any_company(shape: tuple[int, int]) -> None:
+    product, x = linear(torch.randn(shape).bfloat16(), Form(exact=True)), torch.randn(100, shape[1]).bfloat16()
+    together = product(x)
+    for first, count in ((0, 1), (0, 2), (3, 1), (7, 17), (0, PIECE), (20, 50), (99, 1)):
+        assert torch.equal(product(x[first : first + count]), together[first : first + count])
+    order = torch.randperm(100)
+    assert torch.equal(product(x[order]), together[order])
+
+
+@needs_bfloat16
+def test_a_matrix_of_four_bits_has_a_second_form_only_where_it_may() -> None:
+    stored = Grouped4(torch.randint(0, 16, (48, 64), dtype=torch.uint8), torch.rand(48, 2), torch.rand(48, 2))
+    assert isinstance(linear(stored, Form(torch.bfloat16)), Int4Cpu)
+    assert isinstance(linear(stored, Form(torch.bfloat16, exact=True), spacious=True), Int4Cpu)
+    both = linear(stored, Form(torch.bfloat16), spacious=True)
+    assert isinstance(both, ByRows) and both.precision == "int4" and both.parameters == 48 * 64
+    for rows in (1, FEW, FEW + 1, 40):
+        x = torch.randn(rows, 64).bfloat16()
+        expected = x.double() @ stored.dequantize().double().T
+        assert (both(x).double() - expected).norm() < 1e-2 * expected.norm()
 
 
 def test_joined_matrices_multiply_as_each_alone() -> None:

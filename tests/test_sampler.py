@@ -51,13 +51,19 @@ def test_draws_follow_the_distribution_of_transformers(
     assert expected[counts > 0].min() > 0
 
 
-def test_a_small_head_and_a_whole_sort_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(3000, generator=torch.Generator().manual_seed(1))
-    params = SamplingParams(temperature=1.5, top_p=0.9)
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999])
+def test_how_many_tokens_are_looked_at_first_changes_nothing(
+    temperature: float, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = 3 * torch.randn(3000, generator=torch.Generator().manual_seed(1))
+    params = SamplingParams(temperature=temperature, top_p=top_p)
     grid = [i / 200 for i in range(200)]
-    ours = [sample_row(logits.clone(), params, [], draw) for draw in grid]
-    monkeypatch.setattr(sampler, "HEAD", 3000)
-    assert ours == [sample_row(logits.clone(), params, [], draw) for draw in grid]
+    texts = []
+    for common in (3, 200, 10**9):  # the last one: all that is there is sorted
+        monkeypatch.setattr(sampler, "COMMON", common)
+        texts.append([sample_row(logits.clone(), params, [], draw) for draw in grid])
+    assert texts[0] == texts[1] == texts[2]
 
 
 @settings(max_examples=60)

@@ -11,7 +11,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bluelm.engine.gguf_file import GGUFFile, StoredTensor
-from bluelm.engine.linear import Form, Grouped4, Int8, Stored, linear
+from bluelm.engine.linear import Blocked, ByRows, Form, Grouped4, Int8, Stored, linear
 from bluelm.engine.model import LlamaConfig, Weights
 from bluelm.engine.quantized import from_q4_1
 from bluelm.engine.weights import Progress, assemble
@@ -90,7 +90,9 @@ def load_gguf(file: GGUFFile, config: LlamaConfig, form: Form, device: torch.dev
     if left:
         raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(sorted(left)[:5])}.")
     if keep and head is not None and head.kind == GGMLQuantizationType.Q8_0:
-        return replace(weights, lm_head=linear(Int8.of(_numbers(head).to(device), dtype), form))
+        small = linear(Int8.of(_numbers(head).to(device), dtype), form)
+        in_two = isinstance(weights.lm_head, Blocked) and not form.exact
+        return replace(weights, lm_head=ByRows(small, weights.lm_head) if in_two else small)
     return weights
 
 

@@ -1,6 +1,7 @@
 """The matrices of the model as they are stored: 16 or 32 bits a number, or 4 bits with a scale and a minimum a group.
 
 `Grouped4` is the one representation of every 4-bit format (GGUF's Q4_1, GPTQ, AWQ); `linear` makes what multiplies.
+The products for CPUs are PyTorch's own and oneDNN's; what they take at which number of rows is in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.errors import CheckpointError
+
+PIECE = 32  # rows up to which oneDNN takes the sums of a product in one order
+FEW = 6  # rows up to which a product by 4 or 8 bits is faster than one by 16
 
 
 class Linear(Protocol):
@@ -55,6 +59,55 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A bfloat16 matrix for a CPU in oneDNN's blocked layout, which is read at the memory's speed; [out, in] otherwise
+    takes two to three times as long for few rows.
+
+    exact: a row's numbers are the same, to the last bit, whatever the number of rows. Up to PIECE rows they always are.
+    """
+
+    blocked: Tensor
+    exact: bool = False
+
+    @classmethod
+    def of(cls, weight: Tensor, *, exact: bool = False) -> Blocked:
+        return cls(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None), exact)
+
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
+        """Whether this processor multiplies by such a matrix so."""
+        fits = weight.dtype is torch.bfloat16 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return fits and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], a copy."""
+        return self.blocked.to_dense()
+
+    @property
+    def precision(self) -> str:
+        return "bfloat16"
+
+    @property
+    def parameters(self) -> int:
+        return self.blocked.numel()
+
+    @property
+    def bytes(self) -> int:
+        return self.blocked.numel() * 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.exact and x.shape[0] > PIECE:
+            return torch.cat([self(piece) for piece in x.split(PIECE)])
+        return _blocked_product(x, self.blocked)
+
+
+@torch.jit.script  # so that a trace may hold it (bluelm.engine.traced)
+def _blocked_product(x: Tensor, blocked: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, blocked, None, "none", [], "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +185,37 @@ class Int4Cpu:
 
 
 @dataclass(frozen=True, slots=True)
+class ByRows:
+    """Two forms of one matrix: the small one for up to FEW rows, where its bytes are what takes the time, and the one
+    that multiplies fast for more."""
+
+    few: Linear
+    many: Linear
+
+    @property
+    def precision(self) -> str:
+        return self.few.precision
+
+    @property
+    def parameters(self) -> int:
+        return self.few.parameters
+
+    @property
+    def bytes(self) -> int:
+        return self.few.bytes + self.many.bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return of_form(self, few=x.shape[0] <= FEW)(x)
+
+
+def of_form(matrix: Linear, *, few: bool) -> Linear:
+    """What multiplies up to FEW rows by it, or more."""
+    if not isinstance(matrix, ByRows):
+        return matrix
+    return matrix.few if few else matrix.many
+
+
+@dataclass(frozen=True, slots=True)
 class Grouped4:
     """A matrix of 4-bit codes as it comes from a file: weight[o, order[i]] = scale[o, g] * codes[o, i] + minimum[o, g].
 
@@ -169,11 +253,13 @@ Quantization = Literal["none", "int8", "int4"]
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a model keeps its matrices. dtype: of the vectors they multiply; None: their own. quantization: what matrices
-    of 16 bits are rounded to. kernels: on a card those of bluelm.engine.gpu multiply, not PyTorch's operations."""
+    of 16 bits are rounded to. kernels: on a card those of bluelm.engine.gpu multiply, not PyTorch's operations. exact:
+    on a CPU, a row's numbers do not depend on how many others there are."""
 
     dtype: torch.dtype | None = None
     quantization: Quantization = "none"
     kernels: bool = False
+    exact: bool = False
 
 
 AS_STORED = Form()
@@ -200,14 +286,16 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return other is None if one is None else other is not None and torch.equal(one, other)
 
 
-def linear(stored: Stored | Int8, form: Form = AS_STORED) -> Linear:
+def linear(stored: Stored | Int8, form: Form = AS_STORED, *, spacious: bool = False) -> Linear:
     """What multiplies by this matrix, on the device where it is.
 
     What is in 4 or 8 bits stays so where something can multiply by it: on a card the kernels, on a CPU PyTorch (4 bits
     with bfloat16 alone); else it becomes plain numbers in form.dtype.
+    spacious: memory may go into a second form of what is in 4 bits, for batches and prompts on a CPU; it multiplies in
+    another order, so not where rows are to be exact.
     """
     if isinstance(stored, Tensor):
-        return Dense(stored)
+        return Blocked.of(stored, exact=form.exact) if Blocked.takes(stored) else Dense(stored)
     device = stored.codes.device.type
     found: Linear | None
     if form.kernels:
@@ -216,7 +304,15 @@ def linear(stored: Stored | Int8, form: Form = AS_STORED) -> Linear:
         found = packed(stored)
     elif isinstance(stored, Int8):
         found = stored if device == "cpu" else None
+    elif device == "cpu" and form.dtype is torch.bfloat16 and Int4Cpu.takes(stored):
+        found = Int4Cpu.of(stored)
+        if spacious and not form.exact:
+            found = with_batches(found, stored.dequantize().to(form.dtype))
     else:
-        fits = device == "cpu" and form.dtype is torch.bfloat16 and Int4Cpu.takes(stored)
-        found = Int4Cpu.of(stored) if fits else None
+        found = None
     return found or Dense(stored.dequantize().to(form.dtype or torch.float32))
+
+
+def with_batches(few: Linear, weight: Tensor) -> Linear:
+    """`few` with a second form of the same matrix where this processor has one."""
+    return ByRows(few, Blocked.of(weight)) if Blocked.takes(weight) else few

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bluelm.engine.model import Llama, Weights
     from bluelm.engine.runner import Runner
 
-SMALL = 10**9  # parameters
 RUNNING, RUNNING_ON_HOST = 64, 32  # answers made at the same time, if nothing else is asked for
 Report = Callable[[str, float], None]
 log = logging.getLogger("bluelm.engine")
@@ -98,7 +97,7 @@ def _form(settings: Settings, opened: Opened, dtype: torch.dtype, device: torch.
 
     asked = settings.quantization
     if asked == "none" and not opened.packed:
-        return Form(dtype)
+        return Form(dtype, exact=settings.exact)
     missing = kernels.why_not()
     contradiction = ""
     if asked == "int8" and opened.packed:
@@ -111,7 +110,7 @@ def _form(settings: Settings, opened: Opened, dtype: torch.dtype, device: torch.
         contradiction = f"which a card computes by its kernels alone, and {missing}: set it to none"
     if contradiction:
         raise SettingError(f"BLUELM_QUANTIZATION is {asked}, {contradiction}.", param="quantization")
-    return Form(dtype, asked, kernels=not missing)
+    return Form(dtype, asked, kernels=not missing, exact=settings.exact)
 
 
 def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) -> tuple[EngineCore, ModelInfo, Fit]:
@@ -206,7 +205,7 @@ def _dtype(settings: Settings, opened: Opened, device: torch.device) -> torch.dt
     """By itself 16 bits, with which 4 bits stay 4 bits; on a CPU float32 for what is small and not in 4 bits."""
     import torch
 
-    from bluelm.engine.weights import numbers
+    from bluelm.engine.weights import SMALL, numbers
 
     if settings.dtype != "auto":
         return getattr(torch, settings.dtype)

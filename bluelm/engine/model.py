@@ -5,7 +5,8 @@ The matrices that read the same input are fused at load: query, key and value in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.engine.attention import Step, paged_attention
-from bluelm.engine.linear import Linear
+from bluelm.engine.linear import FEW, PIECE, Linear
+from bluelm.engine.traced import Traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class Layer:
     def parameters(self) -> int:
         matrices = (self.qkv, self.o, self.gate_up, self.down)
         return self.input_norm.numel() + self.post_norm.numel() + sum(matrix.parameters for matrix in matrices)
+
+    def with_matrices(self, change: Callable[[Linear], Linear]) -> Layer:
+        """The same block with what `change` makes of each matrix, in the order in which they multiply."""
+        qkv, o, gate_up, down = map(change, (self.qkv, self.o, self.gate_up, self.down))
+        return replace(self, qkv=qkv, o=o, gate_up=gate_up, down=down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +142,30 @@ class Llama:
         self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(weights.norm)
         self._norms = [(doubled(layer.input_norm), doubled(layer.post_norm)) for layer in weights.layers]
         self._last_norm = doubled(weights.norm)
+        on_cpu = weights.norm.device.type == "cpu"
+        self._traced = {few: Traced(self._last, weights.layers, few=few) for few in (True, False)} if on_cpu else {}
 
     @torch.inference_mode()
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [k, vocab] of the step's sampled tokens; the step's keys and values are added to the cache."""
+        count = len(step.tokens)
+        if self._traced and step.only_rows and count <= PIECE:
+            last = self._traced[count <= FEW](step, cache)
+        else:
+            last = self._last(self.weights.layers, step, cache.keys, cache.values)
+        return self.weights.lm_head(last)
+
+    def _last(self, layers: Sequence[Layer], step: Step, keys: Tensor, values: Tensor) -> Tensor:
+        """What lm_head reads: [k, hidden]."""
         inner, eps = self.config.intermediate, self.config.norm_eps
         x = F.embedding(step.tokens, self.weights.embedding)
         cos, sin = self._cos[step.positions][:, None], self._sin[step.positions][:, None]
-        for index, (layer, (input_norm, post_norm)) in enumerate(zip(self.weights.layers, self._norms, strict=True)):
+        for index, (layer, (input_norm, post_norm)) in enumerate(zip(layers, self._norms, strict=True)):
             qkv = layer.qkv(rms_norm(x, input_norm, eps))
-            x += layer.o(self._attend(qkv, cache.keys[index], cache.values[index], step, cos, sin))
+            x += layer.o(self._attend(qkv, keys[index], values[index], step, cos, sin))
             gate, up = layer.gate_up(rms_norm(x, post_norm, eps)).split(inner, dim=-1)
             x += layer.down(F.silu(gate).mul_(up))
-        return self.weights.lm_head(rms_norm(x[step.sampled], self._last_norm, eps))
+        return rms_norm(x[step.sampled], self._last_norm, eps)
 
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, step: Step, cos: Tensor, sin: Tensor) -> Tensor:
         heads, kv_heads, dim = self.config.heads, self.config.kv_heads, self.config.head_dim

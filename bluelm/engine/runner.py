@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from bluelm.engine.attention import RowGroup, Span, Step, padded_length
+from bluelm.engine.linear import FEW
 from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.sampler import sample_row, uniform
@@ -24,7 +24,7 @@ class Runner:
     tokenizer: they are never sampled.
     """
 
-    batches = (1, 2)  # numbers of rows that are worth a test of their own
+    batches = (1, FEW + 1)  # numbers of rows that are worth a test of their own
 
     def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0) -> None:
         self.model = model
@@ -57,12 +57,12 @@ class Runner:
 
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         ordered = sorted(pieces, key=_place)
-        logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab].float())
+        logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab])
         tokens = {piece.row.id: self._sample(next(logits), piece.row) for piece in ordered if piece.samples}
         return [tokens.get(piece.row.id) for piece in pieces]
 
     def _sample(self, logits: Tensor, row: Row) -> int:
-        return sample_row(logits, row.params, row.tokens, uniform(row.seed, len(row.tokens)))
+        return sample_row(logits.float(), row.params, row.tokens, uniform(row.seed, len(row.tokens)))
 
     def _step(self, pieces: Sequence[Piece]) -> Step:
         tokens: list[int] = []
@@ -86,15 +86,17 @@ class Runner:
         )  # fmt: skip
 
     def _groups(self, singles: Sequence[Piece]) -> tuple[RowGroup, ...]:
+        """singles: longest first. Padding is never more than half of a row, or it starts a group of its own."""
         groups, first = [], 0
-        for padded, members in groupby(singles, lambda piece: padded_length(piece.start + 1)):
-            group = list(members)
-            lengths = self._ids([piece.start + 1 for piece in group])
-            beyond = torch.arange(padded, device=self.device)[None] >= lengths[:, None]
+        lengths = [piece.start + 1 for piece in singles]
+        while first < len(singles):
+            padded = padded_length(lengths[first])
+            end = first + sum(2 * padded_length(length) > padded for length in lengths[first:])
+            beyond = torch.arange(padded, device=self.device)[None] >= self._ids(lengths[first:end])[:, None]
             mask = self.cache.keys.new_zeros(beyond.shape).masked_fill_(beyond, -torch.inf)
-            slots = self._all_slots([piece.row for piece in group], padded)
-            groups.append(RowGroup(first, len(group), slots, mask[:, None, None]))
-            first += len(group)
+            slots = self._all_slots([piece.row for piece in singles[first:end]], padded)
+            groups.append(RowGroup(first, end - first, slots, mask[:, None, None]))
+            first = end
         return tuple(groups)
 
     def _span(self, piece: Piece, first: int) -> Span:
@@ -120,5 +122,5 @@ class Runner:
 
 
 def _place(piece: Piece) -> tuple[bool, int]:
-    """Order within a step: single tokens first, those of about the same length together (see Step)."""
-    return piece.count > 1, padded_length(piece.start + 1) if piece.count == 1 else 0
+    """Order within a step: single tokens first, those of long rows before those of short ones (see Step)."""
+    return piece.count > 1, -piece.start if piece.count == 1 else 0

@@ -6,15 +6,19 @@ of its seed and the token's position alone, so a row that was computed anew goes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.types import SamplingParams
 
 MASK64 = 2**64 - 1
-HEAD = 1024  # likely tokens looked at before a whole sort
+NEGLIGIBLE = -80.0  # e to its power and less is taken for 0: denormal numbers would take a CPU several times as long
+COMMON = 2048  # tokens looked at before a longer sort
 
 
 def uniform(seed: int, position: int) -> float:
@@ -31,33 +35,49 @@ def sample_row(logits: Tensor, params: SamplingParams, seen: Sequence[int], draw
     Gives -1 when the logits are not numbers (NaN, or none finite).
     """
     if params.repetition_penalty != 1.0:
-        ids = torch.tensor(sorted(set(seen)), dtype=torch.int64, device=logits.device)
+        ids = torch.from_numpy(np.array(seen, dtype=np.int64)).to(logits.device)  # one that is there twice is set twice
         scores = logits[ids]
         logits[ids] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
-    best = logits.max(dim=0)
-    if not torch.isfinite(best.values):
-        return -1
     if params.temperature == 0.0 or params.top_k == 1:
-        return int(best.indices)
-    weights = ((logits - best.values) / params.temperature).exp_()
+        value, index = logits.max(dim=0)
+        return int(index) if math.isfinite(value) else -1
+    best = float(logits.amax())
+    if not math.isfinite(best):
+        return -1
+    exponents = F.threshold((logits - best) / params.temperature, NEGLIGIBLE, -math.inf, inplace=True)
+    weights = exponents.exp_()
     return _draw(weights, params, draw)
 
 
 def _draw(weights: Tensor, params: SamplingParams, draw: float) -> int:
     """A token from unnormalised probabilities [vocab], by inverting their cumulative sum in float64."""
-    vocab = weights.shape[0]
-    if not 0 < params.top_k < vocab and params.top_p >= 1.0:
+    if 0 < params.top_k < weights.shape[0]:
+        values, ids = weights.topk(params.top_k)
+        total = float(values.sum(dtype=torch.float64))
+    elif params.top_p < 1.0:
+        total = float(weights.sum(dtype=torch.float64))
+        values, ids = _likeliest(weights, total, params.top_p)
+    else:
         return _invert(weights, draw)
-    size = min(params.top_k or HEAD, vocab)
-    values, ids = weights.topk(size)
-    total = values.sum(dtype=torch.float64) if params.top_k else weights.sum(dtype=torch.float64)
     if params.top_p < 1.0:
         before = values.to(torch.float64).cumsum(0) - values
-        if not params.top_k and size < vocab and before[-1] < params.top_p * total:
-            values, ids = weights.sort(descending=True)
-            before = values.to(torch.float64).cumsum(0) - values
         values = values[: max(int((before < params.top_p * total).sum()), 1)]
     return int(ids[_invert(values, draw)])
+
+
+def _likeliest(weights: Tensor, total: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Values and ids, likeliest first, of tokens that have at least the share top_p of all together.
+
+    At most COMMON tokens have 1 / COMMON of all or more. If those are not enough, then the ones that have more than
+    an even share of 1 - top_p are.
+    """
+    for least in (total / COMMON, (1.0 - top_p) * total / weights.shape[0]):
+        ids = (weights >= least).nonzero()[:, 0]
+        values = weights[ids]
+        if float(values.sum(dtype=torch.float64)) >= top_p * total:
+            break
+    values, order = values.sort(descending=True, stable=True)
+    return values, ids[order]
 
 
 def _invert(weights: Tensor, draw: float) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.attention import Span, Step
-from bluelm.engine.linear import Dense
+from bluelm.engine.linear import Blocked, Dense
 from bluelm.engine.model import KVCache, Llama, Weights
 from bluelm.engine.runner import Runner
 from bluelm.engine.scheduler import Piece, Row
@@ -142,9 +142,9 @@ def _tensors(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     for index, layer in enumerate(weights.layers):
         for part in ("input_norm", "qkv", "o", "post_norm", "gate_up", "down"):
             stored = getattr(layer, part)
-            tensor = stored.weight if isinstance(stored, Dense) else stored
+            tensor = stored.weight if isinstance(stored, Dense | Blocked) else stored
             if isinstance(tensor, Tensor):
                 yield f"model.layers.{index}.{' + '.join(PARTS[part])}", tensor
     yield "model.norm", weights.norm
-    if isinstance(weights.lm_head, Dense):
+    if isinstance(weights.lm_head, Dense | Blocked):
         yield "lm_head", weights.lm_head.weight

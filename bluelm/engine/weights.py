@@ -27,6 +27,7 @@ PARTS = {
     "norm": ("model.norm",),
     "lm_head": ("lm_head",),
 }
+SMALL = 10**9  # parameters up to which memory is spent for speed on a CPU
 OUTSIDE = ("embedding", "norm", "lm_head")  # of the layers
 
 
@@ -107,7 +108,8 @@ def assemble(
         return found
 
     def product(part: str, prefix: str) -> Linear:
-        return linear(rounded(matrix(part, prefix), form.quantization), form)
+        spacious = total < SMALL and form.quantization == "none"  # who has it rounded wants it small
+        return linear(rounded(matrix(part, prefix), form.quantization), form, spacious=spacious)
 
     embedding = vector("embedding")
     layers = []
