@@ -33,7 +33,8 @@ from bluelm.types import Message, Phase, Role, SamplingParams
 
 TOPICS: tuple[str, ...] = ("cat", "dog", "sun", "moon", "sea", "tree", "fish", "bird")
 TOPICS += ("car", "train", "ship", "rock", "snow", "rain", "fire", "ice")
-QUESTION = "Tell me a long story about a {}, with many names, places and dates in it, and no end in sight."
+# No two questions are the same, so that nobody finds more than the system prompt among what is computed already.
+QUESTION = "{}: tell me a long story about a {}, with many names, places and dates in it, and no end in sight."
 SHORT = "What is the capital of France?"
 
 
@@ -115,6 +116,7 @@ class Ours:
         return Round(time.monotonic() - begun, answers)
 
 
+SAMPLED_NAME = "ours, sampled"
 SAMPLED = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
@@ -186,10 +188,11 @@ class LlamaCpp:
 
 def measure(engines: dict[str, Engine], chats: int, new: int, rounds: int) -> Iterator[dict[str, Any]]:
     """One row of figures for each engine; they take turns."""
-    questions = [QUESTION.format(topic) for topic in TOPICS[:chats]]
     measured: dict[str, list[Round]] = {name: [] for name in engines}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, engine in engines.items():
+            told = f"{chats}.{number}" + (" again" if name == SAMPLED_NAME else "")
+            questions = [QUESTION.format(told, topic) for topic in TOPICS[:chats]]
             measured[name].append(engine.ask(questions, new))
     for name, some in measured.items():
         first = [[answer.first_s for answer in one.answers] for one in some]
@@ -225,7 +228,7 @@ def main() -> None:
     rows, ready = [], {}
     with ExitStack() as stack:
         ours = stack.enter_context(Ours.start())
-        engines: dict[str, Engine] = {"ours": ours, "ours, sampled": ours.sampled(), "tutorial": Tutorial()}
+        engines: dict[str, Engine] = {"ours": ours, SAMPLED_NAME: ours.sampled(), "tutorial": Tutorial()}
         if args.llama_python:
             engines["llama.cpp"] = stack.enter_context(LlamaCpp.start(args.llama_python))
         for name, engine in engines.items():
