@@ -130,7 +130,7 @@ def _begun(newest, score, value, G: tl.constexpr, G16: tl.constexpr, D: tl.const
 
 @triton.jit
 def _keep(part, part_sums, most, total, out, at, d, g, G: tl.constexpr, D: tl.constexpr):
-    """Store a chunk's sums for `_finish`; `at` is the chunk's place among all of this key head."""
+    """Store a chunk's sums for `_summed`; `at` is the chunk's place among all of this key head."""
     if G == 1:
         tl.store(part + at * D + d, out)
         tl.store(part_sums + at * 2, total)

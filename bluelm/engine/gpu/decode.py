@@ -27,6 +27,12 @@ def matrix(linear: Linear) -> Tensor:
     return linear.weight
 
 
+def by_tile(name: str, x: Tensor, weight: Tensor, y: Tensor, rows: int, kind: int, parts: Parts) -> None:
+    """`product` in the shape that suits the matrix of this name and so many rows."""
+    shared = parts if name in shapes.HALVED else None
+    product(x, weight, y, rows, shapes.tile(name, rows, weight.element_size()), kind, shared)
+
+
 class Decoder:
     """Buffers and graphs for steps of up to `rows` rows. vocab: ids from here on are never sampled.
 
@@ -126,5 +132,4 @@ class Decoder:
         if gain is not None:
             norm(x, gain, self._normed, rows, eps)
             x = self._normed
-        parts = self._parts if name in shapes.HALVED else None
-        product(x, weight, y, rows, shapes.tile(name, rows, weight.element_size()), kind, parts)
+        by_tile(name, x, weight, y, rows, kind, self._parts)

@@ -7,13 +7,14 @@ import torch
 import triton
 import triton.language as tl
 
+from bluelm.engine.gpu.products import leave
 from bluelm.engine.gpu.shapes_packed import padded
 
 
 @triton.jit
 def finish(total, up, y, part, done, m, line, rows, N: tl.constexpr, M: tl.constexpr, PARTS: tl.constexpr,
            KIND: tl.constexpr):  # fmt: skip
-    """Leave total [BN, M] in y [rows, N]; for GATED silu(total) * up, for ADD added to what is there.
+    """Leave total [BN, M] in y [rows, N] (see products.leave).
 
     m: [M], the rows, and line: [BN], the outputs. PARTS: programs over axis 1 have a part of the sum each: the last one
     to come adds them up in order. part: [PARTS, rows of all tiles, N] float32; done: [programs of a part] int32, zeros
@@ -34,11 +35,7 @@ def finish(total, up, y, part, done, m, line, rows, N: tl.constexpr, M: tl.const
                 total += tl.load(part + i * apart + places, mask=wanted, cache_modifier=".cg")
             tl.store(mine, 0)
     if last:
-        if KIND == 2:
-            total = total * tl.sigmoid(total) * up
-        if KIND == 1:
-            total += tl.load(y + places, mask=wanted).to(tl.float32)
-        tl.store(y + places, total.to(y.dtype.element_ty), mask=wanted)
+        leave(total, up, y, places, wanted, KIND)
 
 
 class Parts:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.engine.gpu import shapes
-from bluelm.engine.gpu.decode import matrix
+from bluelm.engine.gpu.decode import by_tile, matrix
 from bluelm.engine.gpu.packed import Int4Gpu, Int8Gpu, Packed
-from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts, product
+from bluelm.engine.gpu.products import ADD, GATED, PLAIN, Parts
 from bluelm.engine.gpu.rows import gate, norm, rotate_and_keep
 from bluelm.engine.gpu.shapes_packed import ROWS_BY_TILES
 from bluelm.engine.gpu.states import sent
@@ -217,11 +217,8 @@ class Prefill:
                 linear.multiply(name, x[start:], y[start:], some, kind, self._packed)
             return
         weight = matrix(linear)
-        parts = self._parts if name in shapes.HALVED else None
         for start in range(0, count, _TILE_ROWS):
-            rows = min(_TILE_ROWS, count - start)
-            tile = shapes.tile(name, rows, weight.element_size())
-            product(x[start:], weight, y[start:], rows, tile, kind, parts)
+            by_tile(name, x[start:], weight, y[start:], min(_TILE_ROWS, count - start), kind, self._parts)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, batch: _Batch) -> Tensor:
         """Causal attention, each piece at the end of its row. query: [n, heads, D]; keys, values: [k, kv_heads, D]."""

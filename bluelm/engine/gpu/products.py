@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from bluelm.engine.gpu import launch
 from bluelm.engine.gpu.launch import prefetch
-from bluelm.engine.gpu.shapes import ROWS_PER_TILE, Tile
+from bluelm.engine.gpu.shapes import Tile, padded
 
 PLAIN, ADD, GATED = 0, 1, 2
 
@@ -84,11 +84,17 @@ def _product(
             total += tl.load(part + (1 - tl.program_id(1)) * M * N + places, mask=wanted, cache_modifier=".cg")
             tl.store(done + tl.program_id(0), 0)
     if last:
-        if KIND == 2:
-            total = total * tl.sigmoid(total) * up
-        if KIND == 1:
-            total += tl.load(y + places, mask=wanted).to(tl.float32)
-        tl.store(y + places, total.to(y.dtype.element_ty), mask=wanted)
+        leave(total, up, y, places, wanted, KIND)
+
+
+@triton.jit
+def leave(total, up, y, places, wanted, KIND: tl.constexpr):
+    """A tile's sums to y: for GATED silu(total) * up, for ADD added to what is there."""
+    if KIND == 2:
+        total = total * tl.sigmoid(total) * up
+    if KIND == 1:
+        total += tl.load(y + places, mask=wanted).to(tl.float32)
+    tl.store(y + places, total.to(y.dtype.element_ty), mask=wanted)
 
 
 @triton.jit
@@ -120,8 +126,7 @@ class Parts:
     """Where the halves of the sums meet: for products of `outer` outputs at most."""
 
     def __init__(self, rows: int, outer: int, device: torch.device) -> None:
-        padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
-        self.sums = torch.empty(2 * padded * outer, dtype=torch.float32, device=device)
+        self.sums = torch.empty(2 * padded(rows) * outer, dtype=torch.float32, device=device)
         self.done = torch.zeros(triton.cdiv(outer, 16), dtype=torch.int32, device=device)
 
 
@@ -135,13 +140,12 @@ def product(
     """
     inner = weight.shape[1]
     outer = weight.shape[0] // 2 if kind == GATED else weight.shape[0]
-    padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
     step = min(tile.inner, triton.next_power_of_2(inner))
     halves = 2 if parts and inner > 512 else 1
     aligned = inner % 512 == 0 and inner // halves >= tile.ahead
     sums, done = (parts.sums, parts.done) if parts else (y, y)
     _product[(triton.cdiv(outer, tile.outer), halves)](
-        x, weight, y, sums, done, rows, outer, inner, padded, tile.outer, step, tile.stages, halves,
+        x, weight, y, sums, done, rows, outer, inner, padded(rows), tile.outer, step, tile.stages, halves,
         tile.ahead if aligned else 0, tile.across, kind, num_warps=tile.warps, num_stages=tile.stages,
         **launch.options(x.device),
     )  # fmt: skip

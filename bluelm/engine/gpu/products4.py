@@ -15,17 +15,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from bluelm.engine.gpu import launch
 from bluelm.engine.gpu.finish import Parts, finish
-from bluelm.engine.gpu.launch import prefetch
 from bluelm.engine.gpu.products import GATED, PLAIN
 from bluelm.engine.gpu.shapes_packed import PARTS, Tile, padded, turns
-from bluelm.engine.gpu.unpack import offset4, place, steps4, unpack4
-
-
-@triton.jit
-def _tokens(x_at, real, k, K: tl.constexpr, AT: tl.constexpr, EVEN: tl.constexpr):
-    """The inputs [q, M] that meet the codes at AT of each word; k: [q], where the first of them stand."""
-    mask = real[None, :] if EVEN else real[None, :] & (k + AT < K)[:, None]
-    return tl.load(x_at + AT, mask=mask, other=0.0)
+from bluelm.engine.gpu.unpack import fetch_ahead, offset4, place, steps4, tokens, unpack4
 
 
 @triton.jit
@@ -41,16 +33,16 @@ def _span(total, words, steps, sums, width, x_at, k, real, K: tl.constexpr,
     """total with one span of inputs added: 128 where GROUP is, else 64. words: pointers [BN, q]; steps: [BN]."""
     KIND: tl.constexpr = x_at.dtype.element_ty
     a, b, c, d = unpack4(tl.load(words), KIND, OFFSET, ASM)
-    out = tl.dot(a, _tokens(x_at, real, k, K, 0, EVEN), input_precision="ieee")
-    out = tl.dot(b, _tokens(x_at, real, k, K, 16, EVEN), out, input_precision="ieee")
+    out = tl.dot(a, tokens(x_at, real, k, K, 0, EVEN), input_precision="ieee")
+    out = tl.dot(b, tokens(x_at, real, k, K, 16, EVEN), out, input_precision="ieee")
     if GROUP == 32:
         total = _scaled(total, out, tl.load(steps), tl.load(sums, mask=real, other=0.0), OFFSET)
-        out = tl.dot(c, _tokens(x_at, real, k, K, 32, EVEN), input_precision="ieee")
-        out = tl.dot(d, _tokens(x_at, real, k, K, 48, EVEN), out, input_precision="ieee")
+        out = tl.dot(c, tokens(x_at, real, k, K, 32, EVEN), input_precision="ieee")
+        out = tl.dot(d, tokens(x_at, real, k, K, 48, EVEN), out, input_precision="ieee")
         total = _scaled(total, out, tl.load(steps + 16), tl.load(sums + width, mask=real, other=0.0), OFFSET)
     else:
-        out = tl.dot(c, _tokens(x_at, real, k, K, 32, EVEN), out, input_precision="ieee")
-        out = tl.dot(d, _tokens(x_at, real, k, K, 48, EVEN), out, input_precision="ieee")
+        out = tl.dot(c, tokens(x_at, real, k, K, 32, EVEN), out, input_precision="ieee")
+        out = tl.dot(d, tokens(x_at, real, k, K, 48, EVEN), out, input_precision="ieee")
         total = _scaled(total, out, tl.load(steps), tl.load(sums, mask=real, other=0.0), OFFSET)
     return total
 
@@ -84,11 +76,7 @@ def _product4(
     if EARLY:
         gdc_launch_dependents()
         if AHEAD > 0:
-            tile = tl.program_id(0).to(tl.int64) * (BN // 16) + tl.arange(0, BN // 16)
-            ahead = words + tl.where(tile < N // 16, tile, 0) * TILE + first * (SPAN * 4)
-            prefetch(ahead, AHEAD, EARLY)
-            if KIND == 2:
-                prefetch(ahead + N // 16 * TILE, AHEAD, EARLY)
+            fetch_ahead(words, first * (SPAN * 4), N, TILE, BN, AHEAD, KIND)
         gdc_wait()
     x_at = x + m[None, :] * K + k[:, None]
     total = tl.zeros((BN, M), tl.float32)

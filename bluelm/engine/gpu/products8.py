@@ -10,17 +10,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from bluelm.engine.gpu import launch
 from bluelm.engine.gpu.finish import Parts, finish
-from bluelm.engine.gpu.launch import prefetch
 from bluelm.engine.gpu.products import GATED, PLAIN
 from bluelm.engine.gpu.shapes_packed import PARTS, SPAN, Tile, padded, turns
-from bluelm.engine.gpu.unpack import place, unpack8
-
-
-@triton.jit
-def _tokens(x_at, real, k, K: tl.constexpr, AT: tl.constexpr, EVEN: tl.constexpr):
-    """The inputs [q, M] that meet the codes at AT of each word; k: [q], where the first of them stand."""
-    mask = real if EVEN else real & (k + AT < K)[:, None]
-    return tl.load(x_at + AT, mask=mask, other=0.0)
+from bluelm.engine.gpu.unpack import fetch_ahead, place, tokens, unpack8
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -40,23 +32,19 @@ def _product8(
     m = tl.program_id(2) * M + tl.arange(0, M)
     q = tl.arange(0, BK // 2)
     k = q // 16 * 32 + q % 16
-    real = (m < rows)[None, :]
+    real = m < rows
     words_at = words + place(n, q, TILE)
     if EARLY:
         gdc_launch_dependents()
         if AHEAD > 0:
-            tile = tl.program_id(0).to(tl.int64) * (BN // 16) + tl.arange(0, BN // 16)
-            ahead = words + tl.where(tile < N // 16, tile, 0) * TILE + first * 8
-            prefetch(ahead, AHEAD, EARLY)
-            if KIND == 2:
-                prefetch(ahead + N // 16 * TILE, AHEAD, EARLY)
+            fetch_ahead(words, first * 8, N, TILE, BN, AHEAD, KIND)
         gdc_wait()
     x_at = x + m[None, :] * K + k[:, None]
     total = tl.zeros((BN, M), tl.float32)
     up = total
     for at in tl.range(first, tl.minimum(first + LENGTH, WIDE), BK, num_stages=STAGES):
-        low = _tokens(x_at + at, real, k + at, K, 0, K % 128 == 0)
-        high = _tokens(x_at + at, real, k + at, K, 16, K % 128 == 0)
+        low = tokens(x_at + at, real, k + at, K, 0, K % 128 == 0)
+        high = tokens(x_at + at, real, k + at, K, 16, K % 128 == 0)
         a, b = unpack8(tl.load(words_at + at * 8), INPUT, ASM)
         total = tl.dot(a, low, total, input_precision="ieee")
         total = tl.dot(b, high, total, input_precision="ieee")

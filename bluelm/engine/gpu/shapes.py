@@ -65,18 +65,22 @@ HALVED = ("o", "down")  # few outputs: two programs share each sum, in batches o
 _SHARED_MEMORY_BELOW = 96 * 1024  # where there is no card to ask
 
 
+def padded(rows: int) -> int:
+    """Rows of a tile."""
+    return max(ROWS_PER_TILE, triton.next_power_of_2(rows))
+
+
 def tile(matrix: str, rows: int, element_size: int) -> Tile:
     """The shape for one of "qkv", "o", "gate_up", "down", "lm_head" and so many rows."""
-    padded = max(ROWS_PER_TILE, triton.next_power_of_2(rows))
-    found = _TILES.get((matrix, padded), _DEFAULT)
+    found = _TILES.get((matrix, padded(rows)), _DEFAULT)
     outer = found.outer * (2 if matrix == "gate_up" else 1)
-    while (stage := (outer + padded) * found.inner * element_size) * found.stages > shared_memory():
+    while (stage := (outer + padded(rows)) * found.inner * element_size) * found.stages > shared_memory():
         if found.stages > 2:
             found = replace(found, stages=found.stages - 1)
         elif found.inner > 32:
             found = replace(found, inner=found.inner // 2)
         else:
-            raise ValueError(f"{matrix} with {padded} rows needs {2 * stage} bytes of shared memory")
+            raise ValueError(f"{matrix} with {padded(rows)} rows needs {2 * stage} bytes of shared memory")
     return found
 
 

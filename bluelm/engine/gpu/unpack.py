@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from bluelm.engine.gpu.launch import prefetch
+
 # (r & 0x000F000F) | 0x43004300 is 128 + code twice in bfloat16, with 0x64006400 1024 + code in float16.
 _FOUR = """{{
 .reg .b32 t;
@@ -103,3 +105,22 @@ def steps4(words):
     scale = (words & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     zero = (words >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     return scale, zero
+
+
+@triton.jit
+def tokens(x_at, real, k, K: tl.constexpr, AT: tl.constexpr, EVEN: tl.constexpr):
+    """The inputs [q, M] that meet the codes at AT of each word; k: [q], where the first of them stand."""
+    mask = real[None, :] if EVEN else real[None, :] & (k + AT < K)[:, None]
+    return tl.load(x_at + AT, mask=mask, other=0.0)
+
+
+@triton.jit
+def fetch_ahead(
+    words, first, N: tl.constexpr, TILE: tl.constexpr, BN: tl.constexpr, AHEAD: tl.constexpr, KIND: tl.constexpr
+):
+    """Bring AHEAD bytes from word `first` on, of each 16 of a program's outputs, into L2; TILE: words of 16 outputs."""
+    tile = tl.program_id(0).to(tl.int64) * (BN // 16) + tl.arange(0, BN // 16)
+    ahead = words + tl.where(tile < N // 16, tile, 0) * TILE + first
+    prefetch(ahead, AHEAD, True)
+    if KIND == 2:
+        prefetch(ahead + N // 16 * TILE, AHEAD, True)
