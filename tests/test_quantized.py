@@ -101,7 +101,7 @@ def test_the_4_bit_product_is_the_dequantised_one(rows: int, ordered: bool) -> N
 
 
 needs_bfloat16 = pytest.mark.skipif(
-    not Blocked.takes(torch.zeros(1, 1, dtype=torch.bfloat16)), reason="this processor has no bfloat16 products"
+    not Blocked.takes(torch.bfloat16, torch.device("cpu")), reason="this processor has no bfloat16 products"
 )
 
 

@@ -77,9 +77,9 @@ class Blocked:
         return cls(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None), exact)
 
     @staticmethod
-    def takes(weight: Tensor) -> bool:
-        """Whether this processor multiplies by such a matrix so."""
-        fits = weight.dtype is torch.bfloat16 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    def takes(dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether a matrix of these can be multiplied by so, on this processor."""
+        fits = dtype is torch.bfloat16 and device.type == "cpu" and torch.backends.mkldnn.is_available()
         return fits and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     @property
@@ -295,24 +295,20 @@ def linear(stored: Stored | Int8, form: Form = AS_STORED, *, spacious: bool = Fa
     another order, so not where rows are to be exact.
     """
     if isinstance(stored, Tensor):
-        return Blocked.of(stored, exact=form.exact) if Blocked.takes(stored) else Dense(stored)
-    device = stored.codes.device.type
+        blocked = Blocked.takes(stored.dtype, stored.device)
+        return Blocked.of(stored, exact=form.exact) if blocked else Dense(stored)
+    device = stored.codes.device
     found: Linear | None
     if form.kernels:
         from bluelm.engine.gpu.packed import packed
 
         found = packed(stored)
     elif isinstance(stored, Int8):
-        found = stored if device == "cpu" else None
-    elif device == "cpu" and form.dtype is torch.bfloat16 and Int4Cpu.takes(stored):
+        found = stored if device.type == "cpu" else None
+    elif device.type == "cpu" and form.dtype is torch.bfloat16 and Int4Cpu.takes(stored):
         found = Int4Cpu.of(stored)
-        if spacious and not form.exact:
-            found = with_batches(found, stored.dequantize().to(form.dtype))
+        if spacious and not form.exact and Blocked.takes(form.dtype, device):
+            found = ByRows(found, Blocked.of(stored.dequantize().to(form.dtype)))
     else:
         found = None
     return found or Dense(stored.dequantize().to(form.dtype or torch.float32))
-
-
-def with_batches(few: Linear, weight: Tensor) -> Linear:
-    """`few` with a second form of the same matrix where this processor has one."""
-    return ByRows(few, Blocked.of(weight)) if Blocked.takes(weight) else few

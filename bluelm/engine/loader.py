@@ -83,7 +83,6 @@ def _place(settings: Settings, opened: Opened, device: torch.device) -> _Place:
     on_card = device.type == "cuda"
     running = settings.max_running or (RUNNING if on_card else RUNNING_ON_HOST)
     wanted = Wanted(_context(settings, opened.config.context), running, settings.cache_tokens, settings.step_tokens)
-    wanted.check()
     card = Card.take(settings.gpu_memory) if on_card else None
     kernels = Kernels(settings, device, dtype)
     return _Place(device, _form(settings, opened, dtype, device, kernels), wanted, card, kernels)

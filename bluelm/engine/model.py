@@ -66,13 +66,17 @@ class Layer:
     down: Linear
 
     @property
+    def matrices(self) -> tuple[Linear, ...]:
+        """In the order in which they multiply."""
+        return self.qkv, self.o, self.gate_up, self.down
+
+    @property
     def parameters(self) -> int:
-        matrices = (self.qkv, self.o, self.gate_up, self.down)
-        return self.input_norm.numel() + self.post_norm.numel() + sum(matrix.parameters for matrix in matrices)
+        return self.input_norm.numel() + self.post_norm.numel() + sum(matrix.parameters for matrix in self.matrices)
 
     def with_matrices(self, change: Callable[[Linear], Linear]) -> Layer:
-        """The same block with what `change` makes of each matrix, in the order in which they multiply."""
-        qkv, o, gate_up, down = map(change, (self.qkv, self.o, self.gate_up, self.down))
+        """The same block with what `change` makes of each matrix, one after the other."""
+        qkv, o, gate_up, down = map(change, self.matrices)
         return replace(self, qkv=qkv, o=o, gate_up=gate_up, down=down)
 
 
@@ -89,9 +93,7 @@ class Weights:
     @property
     def matrices(self) -> list[Linear]:
         """All that multiply."""
-        return [each for layer in self.layers for each in (layer.qkv, layer.o, layer.gate_up, layer.down)] + [
-            self.lm_head
-        ]
+        return [*(matrix for layer in self.layers for matrix in layer.matrices), self.lm_head]
 
     @property
     def narrow(self) -> list[Linear]:

@@ -32,7 +32,10 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for. context: tokens of a row; running: rows; cache, step (see Fit): tokens, or 0: what fits."""
+    """What is asked for. context: tokens of a row; running: rows; cache, step (see Fit): tokens, or 0: what fits.
+
+    Raises SettingError for a cache that holds nobody.
+    """
 
     context: int
     running: int
@@ -44,8 +47,7 @@ class Wanted:
         """Tokens of cache of which all could be in use, or what was asked for."""
         return self.cache or self.context * self.running
 
-    def check(self) -> None:
-        """Raises SettingError for a cache that holds nobody."""
+    def __post_init__(self) -> None:
         if self.cache and self.cache < 2 * BLOCK_SIZE:
             raise SettingError(
                 f"BLUELM_CACHE_TOKENS is {self.cache}: set at least {2 * BLOCK_SIZE}, or 0 for a size that fits.",
@@ -63,8 +65,7 @@ class Fit:
 
 
 def on_host(wanted: Wanted, token_bytes: int) -> Fit:
-    """For a CPU, where memory is only taken as it is written to. Raises SettingError, NotEnoughMemory."""
-    wanted.check()
+    """For a CPU, where memory is only taken as it is written to. Raises NotEnoughMemory."""
     step = wanted.step or HOST_STEP
     if wanted.cache:
         return Fit(-(-wanted.cache // BLOCK_SIZE) * BLOCK_SIZE, step, step)
@@ -78,9 +79,8 @@ def on_host(wanted: Wanted, token_bytes: int) -> Fit:
 def on_card(runner: Runs, card: memory.Card, wanted: Wanted, token_bytes: int) -> Fit:
     """For a card that holds the weights already: the largest steps, and then the largest cache, that fit.
 
-    Raises SettingError, NotEnoughMemory.
+    Raises NotEnoughMemory.
     """
-    wanted.check()
     tokens = 0
     for step in (wanted.step,) if wanted.step else STEPS:
         try:

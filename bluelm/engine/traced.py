@@ -30,9 +30,8 @@ class Traced:
         self._compute = compute
         self._layers = [layer.with_matrices(lambda matrix: of_form(matrix, few=few)) for layer in layers]
         # A trace can hold every tensor but those in oneDNN's layout, so these are given each time.
-        self._blocked: list[Tensor] = []
-        for layer in self._layers:
-            layer.with_matrices(self._note)
+        matrices = [matrix for layer in self._layers for matrix in layer.matrices]
+        self._blocked = [matrix.blocked for matrix in matrices if isinstance(matrix, Blocked)]
         self._trace: Callable[..., Tensor] | None = None
 
     def __call__(self, step: Step, cache: KVCache) -> Tensor:
@@ -60,8 +59,3 @@ class Traced:
         return self._compute(
             layers, Step(tokens, positions, slots, (RowGroup(0, len(tokens), read, mask),), (), sampled), keys, values
         )
-
-    def _note(self, matrix: Linear) -> Linear:
-        if isinstance(matrix, Blocked):
-            self._blocked.append(matrix.blocked)
-        return matrix
