@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import time
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 import torch
 
 from bench import gpu_scenarios
-from bluelm.engine.cache import BlockPool
+from bench.gpu_scenarios import Bench, random_tokens
 from bluelm.engine.gpu.runner import GpuRunner
 from bluelm.engine.linear import Form, Linear, Quantization, linear
 from bluelm.engine.model import Layer, Llama, LlamaConfig, Weights
 from bluelm.engine.rounding import rounded
-from bluelm.engine.scheduler import Row, Scheduler
+from bluelm.engine.runner import Runner
 from bluelm.types import SamplingParams
 
 BLUELM_7B = LlamaConfig(
@@ -68,36 +67,28 @@ def random_weights(config: LlamaConfig, precision: str) -> Weights:
     return Weights(table, layers, ones, linear(head, form), tied=False)
 
 
-def once(runner: GpuRunner, streams: int, prompt: int, new: int, params: SamplingParams, step_tokens: int) -> dict:
+def once(
+    runner: Runner | GpuRunner, streams: int, prompt: int, new: int, params: SamplingParams, step_tokens: int
+) -> dict[str, Any]:
     """Serve fresh random prompts once: seconds in all, until each first token, and of the steps that only decode."""
-    scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=streams, step_tokens=step_tokens)
-    rows = [Row(str(i), random_prompt(prompt), params, i, prompt + new) for i in range(streams)]
-    for row in rows:
-        scheduler.add(row)
+    bench = Bench(runner, TOKENIZER_SIZE, streams, step_tokens)
+    prompts = [random_tokens(prompt, TOKENIZER_SIZE) for _ in range(streams)]
     begin = time.perf_counter()
-    firsts, steps = [], []
-    while not scheduler.idle:
-        pieces = scheduler.plan()
-        before = time.perf_counter()
-        tokens = runner.run(pieces)
-        now = time.perf_counter()
-        if all(piece.count == 1 for piece in pieces):
-            steps.append((len(pieces), before, now))
-        for piece, token in zip(pieces, tokens, strict=True):
-            if token is not None and len(piece.row.tokens) == prompt:
-                firsts.append(now - begin)
-            scheduler.commit(piece, token)
-            if len(piece.row.tokens) == piece.row.max_tokens:
-                scheduler.remove(piece.row)
+    rows = [bench.ask(tokens, new, params, seed) for seed, tokens in enumerate(prompts)]
+    bench.finish()
     whole = time.perf_counter() - begin
-    return {"whole": whole, "firsts": firsts, "decode": decode_rate(steps)}
+    return {
+        "whole": whole,
+        "firsts": [bench.times[row][1] - begin for row in rows],
+        "decode": decode_rate(bench.decoding),
+    }
 
 
-def same_in_company(runner: GpuRunner, args: argparse.Namespace) -> dict[str, Any]:
+def same_in_company(runner: Runner | GpuRunner, args: argparse.Namespace) -> dict[str, Any]:
     """Whether requests get the same tokens alone and among 31 others, with prompts of many lengths."""
     found: dict[str, Any] = {"row": "same in company", "requests": 4, "others": 31, "new_tokens": args.new}
     for name in args.sampling:
-        prompts = [random_prompt(40 + 7 * i) for i in range(32)]
+        prompts = [random_tokens(40 + 7 * i, TOKENIZER_SIZE) for i in range(32)]
         among = answers(runner, prompts, args, name)
         alone = [answers(runner, [prompt], args, name, seed=i)[0] for i, prompt in enumerate(prompts[:4])]
         found[name] = sum(one == other for one, other in zip(alone, among, strict=False))
@@ -105,27 +96,13 @@ def same_in_company(runner: GpuRunner, args: argparse.Namespace) -> dict[str, An
 
 
 def answers(
-    runner: GpuRunner, prompts: list[list[int]], args: argparse.Namespace, sampling: str, seed: int = 0
+    runner: Runner | GpuRunner, prompts: list[list[int]], args: argparse.Namespace, sampling: str, seed: int = 0
 ) -> list[list[int]]:
     """All tokens of requests that are served together, with the seeds seed, seed + 1, .."""
-    scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=32, step_tokens=args.step_tokens)
-    rows = [
-        Row(str(i), list(prompt), SAMPLINGS[sampling], seed + i, len(prompt) + args.new)
-        for i, prompt in enumerate(prompts)
-    ]
-    for row in rows:
-        scheduler.add(row)
-    while not scheduler.idle:
-        pieces = scheduler.plan()
-        for piece, token in zip(pieces, runner.run(pieces), strict=True):
-            scheduler.commit(piece, token)
-            if len(piece.row.tokens) == piece.row.max_tokens:
-                scheduler.remove(piece.row)
+    bench = Bench(runner, TOKENIZER_SIZE, 32, args.step_tokens)
+    rows = [bench.ask(prompt, args.new, SAMPLINGS[sampling], seed + i) for i, prompt in enumerate(prompts)]
+    bench.finish()
     return [row.tokens for row in rows]
-
-
-def random_prompt(count: int) -> list[int]:
-    return [random.randrange(10, TOKENIZER_SIZE) for _ in range(count)]
 
 
 def decode_rate(steps: list[tuple[int, float, float]]) -> float:

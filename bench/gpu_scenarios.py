@@ -16,6 +16,7 @@ import torch
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.gpu.runner import GpuRunner
 from bluelm.engine.model import Llama, LlamaConfig, Weights
+from bluelm.engine.runner import Runner
 from bluelm.engine.scheduler import Row, Scheduler
 from bluelm.types import SamplingParams
 
@@ -26,29 +27,42 @@ QUESTION, ANSWER, TURNS = 50, 110, 10  # tokens; ten turns have 1,440 tokens of 
 LONG = 30_000
 
 
-class Bench:
-    """A runner with its scheduler, and a clock for each token of each row."""
+def random_tokens(count: int, vocab: int) -> list[int]:
+    return [random.randrange(10, vocab) for _ in range(count)]
 
-    def __init__(self, runner: GpuRunner, vocab: int, max_running: int) -> None:
+
+class Bench:
+    """A runner with its scheduler, and a clock for each token of each row.
+
+    decoding: of the steps that only decode: rows, when it began, when its tokens were there.
+    """
+
+    def __init__(
+        self, runner: Runner | GpuRunner, vocab: int, max_running: int, step_tokens: int = STEP_TOKENS
+    ) -> None:
         self.runner, self.vocab = runner, vocab
-        self.scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=max_running, step_tokens=STEP_TOKENS)
+        self.scheduler = Scheduler(BlockPool(runner.blocks, BLOCK), max_running=max_running, step_tokens=step_tokens)
         self.times: dict[Row, list[float]] = {}
+        self.decoding: list[tuple[int, float, float]] = []
         self._ids = itertools.count()
 
     def tokens(self, count: int) -> list[int]:
-        return [random.randrange(10, self.vocab) for _ in range(count)]
+        return random_tokens(count, self.vocab)
 
-    def ask(self, prompt: list[int], new: int) -> Row:
+    def ask(self, prompt: list[int], new: int, params: SamplingParams = GREEDY, seed: int = 0) -> Row:
         """A request that enters now; the first of its times is this moment."""
-        row = Row(str(next(self._ids)), list(prompt), GREEDY, 0, len(prompt) + new)
+        row = Row(str(next(self._ids)), list(prompt), params, seed, len(prompt) + new)
         self.times[row] = [time.perf_counter()]
         self.scheduler.add(row)
         return row
 
     def step(self) -> None:
         pieces = self.scheduler.plan()
+        before = time.perf_counter()
         tokens = self.runner.run(pieces)
         now = time.perf_counter()
+        if all(piece.count == 1 for piece in pieces):
+            self.decoding.append((len(pieces), before, now))
         for piece, token in zip(pieces, tokens, strict=True):
             self.scheduler.commit(piece, token)
             if token is not None:
