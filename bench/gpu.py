@@ -72,7 +72,8 @@ def rows_of(command: list[str], environment: dict[str, str] | None = None) -> It
 
 def ours(precision: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "bench.gpu_ours", "--precision", precision, "--repetitions", str(args.repetitions)]
-    yield from rows_of([*command, *([] if precision in PRECISIONS[1:] else ["--scenarios"])])
+    narrow = precision in PRECISIONS[2:]
+    yield from rows_of([*command, *(["--sampling", "greedy", "sampled"] if narrow else ["--scenarios"])])
 
 
 def vllm(folder: Path) -> Iterator[dict[str, Any]]:
