@@ -145,7 +145,8 @@ def test_openais_async_client_streams_many_at_a_time(server: Server) -> None:
     [
         ({"model": "gpt-4"}, openai.NotFoundError, "There is no model 'gpt-4'"),
         ({"temperature": 3}, openai.BadRequestError, "temperature is 3"),
-        ({"n": 2}, openai.BadRequestError, "n is not supported"),
+        ({"n": 200}, openai.BadRequestError, "n is 200: it must be a whole number from 1 to 128"),
+        ({"store": True}, openai.BadRequestError, "store is not supported"),
         ({"extra_body": {"min_p": 1}}, openai.BadRequestError, "Unknown: 'min_p'"),
     ],
 )

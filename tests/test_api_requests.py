@@ -65,6 +65,24 @@ NEUTRAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def test_labels_are_taken(api: Api) -> None:
+    labels = {"user": "me", "safety_identifier": "me", "prompt_cache_key": "k", "prompt_cache_retention": "in_memory"}
+    assert api.chat("hi", **labels, stream_options=None).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_body_that_says_it_is_no_json_is_refused_but_by_the_tutorials_api(api: Api, kind: str) -> None:
+    body = {"content": b'{"prompt": "hi"}', "headers": {"Content-Type": kind}}
+    assert refused(api.send("POST", COMPLETIONS, **body), 415)["code"] == "unsupported_media_type"
+    assert api.send("POST", "/", **body).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"])
+def test_json_by_any_of_its_names_is_taken(api: Api, kind: str) -> None:
+    body = {"content": b'{"prompt": "hi"}', "headers": {"Content-Type": kind}}
+    assert api.send("POST", COMPLETIONS, **body).status_code == 200
+
+
 def test_options_at_their_neutral_value_ask_for_nothing(api: Api) -> None:
     assert api.chat("hi", **NEUTRAL).status_code == 200
     assert api.post(COMPLETIONS, {"prompt": "a", "n": 1, "best_of": 1, "echo": False, "suffix": ""}).status_code == 200
@@ -84,8 +102,8 @@ def test_an_option_that_we_lack_is_refused_by_name_in_completions(api: Api, name
     assert (error["param"], error["code"]) == (name, "unsupported_option")
 
 
-@pytest.mark.parametrize("value", [True, 1.0, 2, "1"])
-def test_only_the_number_one_is_one_answer(api: Api, value: Any) -> None:
+@pytest.mark.parametrize("value", [True, 1.0, 0, -1, 129, 2**70, "1", [1]])
+def test_the_number_of_answers_is_a_whole_number_in_its_range(api: Api, value: Any) -> None:
     assert refused(api.chat("hi", n=value))["param"] == "n"
 
 
@@ -115,6 +133,11 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [USER], "stream": "yes"}, "stream", "boolean"),
     ({"messages": [USER], "stream_options": {"include_usage": True}}, "stream_options", "set stream to true"),
     ({"messages": [USER], "stream": True, "stream_options": {"x": 1}}, "stream_options.x", "Unknown"),
+    (
+        {"messages": [USER], "stream": True, "stream_options": {"include_obfuscation": True}},
+        "stream_options.include_obfuscation",
+        "not supported",
+    ),
     ({"messages": [USER], "user": 5}, "user", "string"),
     ({"messages": [USER], "model": 5}, "model", "string"),
 ]
@@ -132,20 +155,19 @@ def test_a_bad_chat_is_refused_and_the_field_named(api: Api, body: Any, param: s
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (["a", "b"], "one prompt in each request"),
+        (["a", 1], "a string or a list of strings"),
+        (["a", ["b"]], "a string or a list of strings"),
+        ([True], "a string or a list of strings"),
+        (["a"] * 129, "at most 128"),
         ([1, 2], "token ids"),
         ([[1, 2]], "token ids"),
         ([], "a string"),
         (5, "a string"),
     ],
 )
-def test_prompts_other_than_one_text_are_refused(api: Api, prompt: Any, words: str) -> None:
+def test_prompts_other_than_texts_are_refused(api: Api, prompt: Any, words: str) -> None:
     error = refused(api.post(COMPLETIONS, {"prompt": prompt}))
     assert error["param"] == "prompt" and words in error["message"]
-
-
-def test_a_list_of_one_text_is_a_prompt(api: Api) -> None:
-    assert api.post(COMPLETIONS, {"prompt": ["a b"]}).json()["choices"][0]["text"] == "a b "
 
 
 def test_too_long_a_prompt_is_told_in_the_clients_words(api: Api) -> None:

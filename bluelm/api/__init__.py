@@ -4,6 +4,7 @@ body.py      bytes -> checked JSON -> a request of requests.py, past options.py 
 requests.py, responses.py, tools.py   what bodies are checked against, and what /openapi.json tells
 serving.py   an answer on its way to a client that may hang up
 errors.py    one JSON shape per API for everything that goes wrong
+replies.py, forms.py, choices.py   an answer in OpenAI's words, its choices, and how there come to be several
 openai.py, tutorial.py, health.py   the routes
 """
 

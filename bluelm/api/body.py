@@ -24,6 +24,16 @@ async def read(request: Request, kind: type[A]) -> A:
     return understand(kind, parse(await _bytes(request)))
 
 
+def require_json(request: Request) -> None:
+    """Raises Refusal (415) for a body that says that it is something else."""
+    stated = request.headers.get("content-type", "")
+    kind = stated.partition(";")[0].strip().lower()
+    if kind and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        shown = ascii(stated[:80])
+        words = f"The body is sent as {shown}: send JSON, with the header Content-Type: application/json."
+        raise Refusal(415, words, "unsupported_media_type")
+
+
 async def _bytes(request: Request) -> bytes:
     too_large = Refusal(413, f"The body is larger than {MAX_BYTES} bytes: send a shorter prompt.", "body_too_large")
     stated = request.headers.get("content-length", "")

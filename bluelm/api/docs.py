@@ -22,6 +22,7 @@ _FAULTS = {
     400: "the request can never work as it is",
     404: "no such model",
     413: "the body is too large",
+    415: "the body is sent as something else than JSON",
     429: "too many requests are waiting; see Retry-After",
     500: "the engine or the server failed at this request",
     503: "no answer can be made at the moment; Retry-After is set where waiting helps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from bluelm.api import body
+from bluelm.api.choices import choice
 from bluelm.api.docs import faults, streams, takes
 from bluelm.api.errors import Refusal, in_words_of
-from bluelm.api.replies import ChatReply, CompletionReply, Reply, ToolReply
+from bluelm.api.forms import ChatForm, CompletionForm, Form, ToolForm
+from bluelm.api.replies import Reply
 from bluelm.api.requests import ChatRequest, CompletionRequest, OpenAIAsked
 from bluelm.api.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList, OpenAIError
 from bluelm.api.serving import EventStream, HungUp, current_model, settings, start, told_id
@@ -23,14 +26,14 @@ router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 STARTED = int(time.time())
 
 
-@router.get("/models", response_model=ModelList, responses=faults(OpenAIError, 400, 404, 413, 429))
+@router.get("/models", response_model=ModelList, responses=faults(OpenAIError, 400, 404, 413, 415, 429))
 async def models(request: Request) -> JSONResponse:
     """The one model that is served."""
     model = current_model(request.app.state.engine().state())
     return JSONResponse({"object": "list", "data": [_card(model)]})
 
 
-@router.get("/models/{id:path}", response_model=ModelCard, responses=faults(OpenAIError, 400, 413, 429))
+@router.get("/models/{id:path}", response_model=ModelCard, responses=faults(OpenAIError, 400, 413, 415, 429))
 async def model(request: Request) -> JSONResponse:
     served = current_model(request.app.state.engine().state())
     _require(request.path_params["id"], served)
@@ -45,8 +48,9 @@ async def model(request: Request) -> JSONResponse:
 )
 async def chat(request: Request) -> Response:
     """Answer the newest message of a talk."""
+    body.require_json(request)
     asked = await body.read(request, ChatRequest)
-    return await _reply(request, asked, asked.talk(), ToolReply if asked.offered else ChatReply)
+    return await _reply(request, asked, [asked.talk()], ToolForm if asked.offered else ChatForm)
 
 
 @router.post(
@@ -57,32 +61,39 @@ async def chat(request: Request) -> Response:
 )
 async def complete(request: Request) -> Response:
     """Continue a text as it is, without the chat template."""
+    body.require_json(request)
     asked = await body.read(request, CompletionRequest)
-    return await _reply(request, asked, asked.prompt, CompletionReply)
+    return await _reply(request, asked, asked.prompt, CompletionForm, asked.prompt if asked.echo else ())
 
 
-async def _reply(request: Request, asked: OpenAIAsked, prompt: Prompt, form: type[Reply]) -> Response:
-    names = {"max_length": asked.limit_name()} | ({} if isinstance(prompt, str) else {"prompt": "messages"})
+async def _reply(
+    request: Request, asked: OpenAIAsked, prompts: Sequence[Prompt], form: type[Form], echoes: Sequence[str] = ()
+) -> Response:
+    """All choices of all prompts, in this order. echoes: what stands in front of each prompt's choices, if anything."""
+    chat = form is not CompletionForm
+    names = {"max_length": asked.limit_name()} | ({"prompt": "messages"} if chat else {})
+    each = asked.n or 1
     state = request.app.state.engine().state()
     try:
         params = settings(asked, state.model)
         served = current_model(state)
         _require(asked.model, served)
-        if served.kind is ModelKind.BASE and not isinstance(prompt, str):
+        if served.kind is ModelKind.BASE and chat:
             raise WrongModelKind(
                 f"{served.id} is a base model, which cannot chat: send a text to /v1/completions.", param="messages"
             )
-        answer = await start(request, prompt, params)
+        answer = await start(request, [(prompt, choice(params, i)) for prompt in prompts for i in range(each)])
     except BlueLMError as error:
         raise in_words_of(names, error) from None
-    reply = form(answer.generation, tells_usage=asked.tells_usage)
+    forms = [form(i, one, echoes[i // each] if echoes else "") for i, one in enumerate(answer.generations)]
+    reply = Reply(forms, served, each=each, tells_usage=asked.tells_usage)
     if asked.stream:
         return EventStream(answer, reply.events())
     try:
-        text, reason, usage = await answer.whole(request.receive)
+        await answer.ended(request.receive)
     except HungUp:
         return Response(status_code=499)
-    return JSONResponse(reply.whole(text, reason, usage), headers=told_id(answer))
+    return JSONResponse(reply.whole(), headers=told_id(answer))
 
 
 def _require(wanted: str | None, served: ModelInfo) -> None:

@@ -21,12 +21,11 @@ class Option(NamedTuple):
 
 _FUNCTIONS = "use tools, and leave it out."
 _LEAVE_OUT = "leave it out."
-_ONE_ANSWER = "send the request once for each answer."
+_BEST = "send n, and choose among the answers yourself."
 _PENALTY = "use repetition_penalty, and leave it out or 0."
 _TEXT = "only text is answered; leave it out."
 
 EITHER: dict[str, Option] = {
-    "n": Option((1,), _ONE_ANSWER),
     "presence_penalty": Option((0, 0.0), _PENALTY),
     "frequency_penalty": Option((0, 0.0), _PENALTY),
     "logit_bias": Option(({},), _LEAVE_OUT),
@@ -46,13 +45,16 @@ CHAT: dict[str, Option] = EITHER | {
     "service_tier": Option(("auto", "default"), _LEAVE_OUT),
     "store": Option((False,), "nothing is stored here; leave it out."),
     "metadata": Option(({},), "nothing is stored here; leave it out."),
+    "moderation": Option((), _LEAVE_OUT),
+    "prompt_cache_options": Option(({},), _LEAVE_OUT),
+    "prompt_cache_retention": Option(("in_memory", "in-memory"), "the cache is in memory alone; leave it out."),
 }
 COMPLETION: dict[str, Option] = EITHER | {
-    "best_of": Option((1,), _ONE_ANSWER),
-    "echo": Option((False,), "put the prompt in front of the answer yourself, and leave it out."),
+    "best_of": Option((1,), _BEST),
     "suffix": Option(("",), "leave it out: text can only be continued at its end."),
     "logprobs": Option((), _LEAVE_OUT),
 }
+STREAM: dict[str, Option] = {"include_obfuscation": Option((False,), "nothing is added to hide lengths; leave it out.")}
 MESSAGE: dict[str, Option] = {
     "name": Option((), "write the name into the content."),
     "function_call": Option((), "use tool_calls, and leave it out."),

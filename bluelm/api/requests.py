@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
 
-from bluelm.api.options import CHAT, COMPLETION, MESSAGE, Option, drop_neutral, must, unsupported
+from bluelm.api.choices import MOST
+from bluelm.api.options import CHAT, COMPLETION, MESSAGE, STREAM, Option, drop_neutral, must, unsupported
 from bluelm.api.tools import Choice, ManyCalls, ToolCalled, ToolTold, tell_of, told_tools
 from bluelm.errors import InvalidParameter, InvalidRequest
 from bluelm.types import Message, Role, SamplingParams, Tool
@@ -23,15 +24,20 @@ def _stop_strings(value: Any) -> Any:
     return tuple(strings)
 
 
-def _one_prompt(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        raise unsupported("send one prompt in each request, not a list of several.")
-    if isinstance(value, list) and value and isinstance(value[0], (int, list)) and not isinstance(value[0], bool):
+def _prompts(value: Any) -> Any:
+    prompts = [value] if isinstance(value, str) else value
+    if not isinstance(prompts, list) or not prompts:
+        raise must("a string or a list of strings")
+    if isinstance(prompts[0], (int, list)) and not isinstance(prompts[0], bool):
         raise unsupported("send the text of the prompt, not its token ids.")
-    if not isinstance(value, str):
-        raise must("a string")
+    if not all(isinstance(one, str) for one in prompts):
+        raise must("a string or a list of strings")
+    return tuple(prompts)
+
+
+def _choices(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= MOST:
+        raise must(f"a whole number from 1 to {MOST}")
     return value
 
 
@@ -58,7 +64,8 @@ _TEXT_PART = {
 _CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
 
 Stop = Annotated[tuple[str, ...], BeforeValidator(_stop_strings), WithJsonSchema(_STRINGS)]
-OnePrompt = Annotated[str, BeforeValidator(_one_prompt), WithJsonSchema({"type": "string"})]
+Prompts = Annotated[tuple[str, ...], BeforeValidator(_prompts), WithJsonSchema(_STRINGS)]
+Choices = Annotated[int, BeforeValidator(_choices), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST})]
 Content = Annotated[str, BeforeValidator(_whole_text), WithJsonSchema(_CONTENT)]
 
 
@@ -137,12 +144,18 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = Field(None, description="end the stream with a chunk that tells the usage")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, given: Any) -> Any:
+        return drop_neutral(STREAM, given, "stream_options.") if isinstance(given, dict) else given
+
 
 class OpenAIAsked(Asked):
     model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
     max_tokens: int | None = Field(None, description="new tokens at most")
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is made")
     stream_options: StreamOptions | None = None
+    n: Choices | None = Field(None, description="answers to make, each with a seed of its own")
     user: str | None = Field(None, description="your own label; not used")
 
     @model_validator(mode="after")
@@ -171,6 +184,8 @@ class ChatRequest(OpenAIAsked):
     tools: list[ToolTold] | None = Field(None, description="what the model may call, if it was trained to")
     tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
     parallel_tool_calls: ManyCalls | None = None
+    prompt_cache_key: str | None = Field(None, description="taken, not used: the cache is shared by what prompts say")
+    safety_identifier: str | None = Field(None, description="OpenAI's newer name of user; not used")
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -203,4 +218,12 @@ class CompletionRequest(OpenAIAsked):
     options: ClassVar[dict[str, Option]] = COMPLETION
     limits: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
-    prompt: OnePrompt = Field(description="the text to continue, as it is", examples=["从前有座山，"])
+    prompt: Prompts = Field(description="the text to continue, as it is; or several", examples=["从前有座山，"])
+    echo: bool | None = Field(None, description="put the prompt in front of its answers")
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if len(self.prompt) * (self.n or 1) > MOST:
+            must = f"at most {MOST // (self.n or 1)}, since a request may have {MOST} choices in all"
+            raise InvalidParameter("prompt", f"{len(self.prompt)} texts", must)
+        return self

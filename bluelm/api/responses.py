@@ -20,13 +20,26 @@ class TutorialError(BaseModel):
 
 class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="of the prompt, taken from the cache")
+    audio_tokens: Literal[0]
+
+
+class CompletionTokensDetails(BaseModel):
+    """OpenAI's kinds of tokens that no model here has."""
+
+    reasoning_tokens: Literal[0]
+    audio_tokens: Literal[0]
+    accepted_prediction_tokens: Literal[0]
+    rejected_prediction_tokens: Literal[0]
 
 
 class TokenUsage(BaseModel):
+    """A prompt counts once, however many choices answer it."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CalledFunction(BaseModel):
@@ -63,6 +76,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str = Field(description="the same as long as the same seed gives the same text")
     choices: list[ChatChoice]
     usage: TokenUsage
 
@@ -101,6 +115,7 @@ class ChatCompletionChunk(BaseModel):
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
+    system_fingerprint: str = Field(description="the same as long as the same seed gives the same text")
     choices: list[ChunkChoice]
     usage: TokenUsage | None = None
 
@@ -119,6 +134,7 @@ class Completion(BaseModel):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str = Field(description="the same as long as the same seed gives the same text")
     choices: list[CompletionChoice]
     usage: TokenUsage | None = None
 

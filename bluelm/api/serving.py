@@ -1,10 +1,10 @@
-"""An answer on its way to one client over HTTP. When the client hangs up, the engine stops making it."""
+"""Answers on their way to one client over HTTP. When the client hangs up, the engine stops making them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from bluelm.errors import EngineDown, EngineLoading, GenerationFailed
 from bluelm.types import EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
 
 T = TypeVar("T")
+Wanted = tuple[Prompt, SamplingParams]
 
 
 class HungUp(Exception):
@@ -26,47 +27,48 @@ class HungUp(Exception):
 
 
 class Answer:
-    """Ties a generation to its client: `leave` cancels it, even where it is still being submitted on a thread."""
+    """Ties generations to their client: `leave` cancels them, even while some are still being submitted on a thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._left = False
-        self._generation: Generation | None = None
+        self.generations: list[Generation] = []
 
-    def submit(self, engine: Engine, prompt: Prompt, params: SamplingParams) -> Generation:
-        generation = engine.submit(prompt, params)
-        with self._lock:
-            self._generation = generation
-            left = self._left
-        if left:
-            generation.cancel()
-        return generation
-
-    @property
-    def generation(self) -> Generation:
-        assert self._generation is not None, "submit comes first"
-        return self._generation
+    def submit(self, engine: Engine, wanted: Sequence[Wanted]) -> None:
+        """Have all of them begun, or none. Raises what Engine.submit raises."""
+        try:
+            for prompt, params in wanted:
+                generation = engine.submit(prompt, params)
+                with self._lock:
+                    self.generations.append(generation)
+                    left = self._left
+                if left:
+                    generation.cancel()
+                    return
+        except BaseException:
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """The client takes no more. Harmless after the end."""
         with self._lock:
             self._left = True
-            generation = self._generation
-        if generation is not None:
+            generations = list(self.generations)
+        for generation in generations:
             generation.cancel()
 
-    async def whole(self, receive: Receive) -> tuple[str, FinishReason, Usage]:
-        """The whole text, why it ended, and what it cost. Raises the answer's error, or HungUp."""
+    async def ended(self, receive: Receive) -> None:
+        """Return once all have come to their ends. Raises the error of one, or HungUp."""
         try:
-            await unless_hung_up(receive, _last(self.generation))
+            await unless_hung_up(receive, _read(self.generations))
         finally:
             self.leave()
-        return (self.generation.text, *ending(self.generation))
 
 
-async def _last(generation: Generation) -> None:
-    async for _ in generation:
-        pass
+async def _read(generations: Sequence[Generation]) -> None:
+    for generation in generations:
+        async for _ in generation:
+            pass
 
 
 def ending(generation: Generation) -> tuple[FinishReason, Usage]:
@@ -91,12 +93,12 @@ def settings(asked: Asked, model: ModelInfo | None) -> SamplingParams:
     return replace(model.defaults if model else SamplingParams(), **asked.sampling())
 
 
-async def start(request: Request, prompt: Prompt, params: SamplingParams) -> Answer:
-    """Have the engine begin. Raises what Engine.submit raises."""
+async def start(request: Request, wanted: Sequence[Wanted]) -> Answer:
+    """Have the engine begin with all that is wanted. Raises what Engine.submit raises."""
     answer = Answer()
     engine, threads = request.app.state.engine(), request.app.state.submits
     try:
-        await to_thread.run_sync(answer.submit, engine, prompt, params, limiter=threads)
+        await to_thread.run_sync(answer.submit, engine, wanted, limiter=threads)
     except asyncio.CancelledError:
         answer.leave()
         raise
@@ -141,4 +143,4 @@ class EventStream(StreamingResponse):
 
 
 def told_id(answer: Answer) -> dict[str, str]:
-    return {"X-Request-Id": answer.generation.id}
+    return {"X-Request-Id": answer.generations[0].id}

@@ -12,7 +12,7 @@ from bluelm.api import body
 from bluelm.api.docs import faults, takes
 from bluelm.api.requests import TutorialRequest
 from bluelm.api.responses import TutorialAnswer, TutorialError
-from bluelm.api.serving import HungUp, current_model, settings, start, told_id
+from bluelm.api.serving import HungUp, current_model, ending, settings, start, told_id
 from bluelm.errors import InvalidParameter
 from bluelm.types import Message, ModelKind, Prompt, Role
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["the tutorial's API"])
 @router.post(
     "/",
     response_model=TutorialAnswer,
-    responses=faults(TutorialError, 404),
+    responses=faults(TutorialError, 404, 415),
     openapi_extra=takes(TutorialRequest),
 )
 async def answer(request: Request) -> Response:
@@ -34,11 +34,14 @@ async def answer(request: Request) -> Response:
     params = settings(asked, state.model)
     base = current_model(state).kind is ModelKind.BASE
     prompt: Prompt = asked.prompt if base else (Message(Role.USER, asked.prompt),)
-    making = await start(request, prompt, params)
+    making = await start(request, [(prompt, params)])
     try:
-        text, _, _ = await making.whole(request.receive)
+        await making.ended(request.receive)
     except HungUp:
         return Response(status_code=499)
+    (made,) = making.generations
+    ending(made)
+    text = made.text
     response = f"{asked.prompt} {text}" if asked.echo else text
     now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     return JSONResponse({"response": response, "status": 200, "time": now}, headers=told_id(making))
