@@ -14,8 +14,9 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.starlette import App
 
-from bluelm import service, store
+from bluelm import logs, service, store
 from bluelm.api import create_api, json_error
+from bluelm.api.trace import Traced
 from bluelm.owner import OwnerCookie
 
 api = create_api(service.engine)
@@ -24,6 +25,7 @@ api = create_api(service.engine)
 @asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """Open the engine at once (it loads behind the scenes), and close it when the server ends."""
+    logs.set_up(service.settings())
     await to_thread.run_sync(service.engine)
     try:
         with answers_end_at_a_signal():
@@ -65,11 +67,13 @@ app = App(
         Route("/v1", api),
         Route("/v1/{path:path}", api),
         Route("/health", api),
+        Route("/health/{path:path}", api),
+        Route("/metrics", api),
         Route("/docs", api),
         Route("/docs/{path:path}", api),
         Route("/openapi.json", api),
     ],
-    middleware=[Middleware(OwnerCookie)],
+    middleware=[Middleware(Traced), Middleware(OwnerCookie)],
     lifespan=lifespan,
     exception_handlers={404: json_error, 405: json_error},
 )

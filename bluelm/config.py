@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(256, ge=1, description="requests that may wait; one more is refused with 429")
     step_tokens: int = Field(0, ge=0, description="prompt tokens computed per step beside the answers; 0: by device")
     data: str = Field("data", description="folder of the saved conversations; one that is not absolute is the app's")
+    log: Literal["text", "json"] = Field("text", description="log lines for people, or a JSON object each")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log tells")
+    log_prompts: bool = Field(False, description="prompts and answers in the log; off, no word of them is")
     abandon_after_s: float = Field(15.0, gt=0, description="an answer on the page that nobody watches ends after this")
 
     @field_validator("device")

@@ -166,6 +166,22 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for an answer.
+
+    route: the page or the API's path, for figures. request: the id that log lines carry. share: whose turn it is while
+    requests wait (a browser, a key, an address): the engine serves shares in turn, not requests.
+    """
+
+    route: str = ""
+    request: str = ""
+    share: str = ""
+
+
+NOBODY = Caller()
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer cost. Times are seconds; the clock starts when the engine accepted the request.
 

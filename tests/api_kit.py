@@ -10,6 +10,7 @@ import httpx
 from fastapi import FastAPI
 
 from bluelm.api import create_api
+from bluelm.api.trace import Traced
 from tests.fakes import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -22,6 +23,7 @@ class Api:
     def __init__(self, engine: FakeEngine | None = None) -> None:
         self.engine = engine or FakeEngine()
         self.app: FastAPI = create_api(lambda: self.engine)
+        self.asgi = Traced(self.app)
 
     def get(self, path: str) -> httpx.Response:
         return self.send("GET", path)
@@ -33,7 +35,7 @@ class Api:
 
     def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def sent() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app)
+            transport = httpx.ASGITransport(app=self.asgi)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await client.request(method, path, **more)
 
@@ -91,4 +93,4 @@ class Hangup:
         }  # fmt: skip
         if not self.after:
             asyncio.get_running_loop().call_later(gone_after_s, gone.set)
-        await asyncio.wait_for(self.api.app(scope, receive, send), 10)
+        await asyncio.wait_for(self.api.asgi(scope, receive, send), 10)

@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterable
 
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError, EngineDown, PromptTooLong, QueueFull
-from bluelm.types import Chunk, EngineState, FinishReason, ModelInfo, ModelKind, Phase, Prompt, SamplingParams, Usage
+from bluelm.types import (
+    NOBODY,
+    Caller,
+    Chunk,
+    EngineState,
+    FinishReason,
+    ModelInfo,
+    ModelKind,
+    Phase,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
 
 INFO = ModelInfo(id="fake", kind=ModelKind.CHAT, context=1000, parameters=7, dtype="float32", device="cpu")
 
@@ -36,11 +48,14 @@ class FakeEngine:
         self.failure: BlueLMError | None = None
         self.fail_after = 0
         self.seen: list[tuple[Prompt, SamplingParams]] = []
+        self.callers: list[Caller] = []
         self.running: dict[str, threading.Event] = {}
         self._ids = itertools.count(1)
         self._closed = False
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
+    ) -> Generation:
         self._refuse()
         size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
         dropped = 0
@@ -50,6 +65,7 @@ class FakeEngine:
         if size + (params.max_length or 1) > INFO.context:
             raise PromptTooLong(size, params.max_length or 1, INFO.context)
         self.seen.append((prompt, params))
+        self.callers.append(caller)
         stop = threading.Event()
         seed = params.seed if params.seed is not None else 1
         generation = Generation(

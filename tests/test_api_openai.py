@@ -56,11 +56,6 @@ def test_a_completion_continues_a_plain_text(api: Api) -> None:
     assert api.engine.seen[0][0] == "a b"
 
 
-def test_the_answers_id_is_in_a_header_too(api: Api) -> None:
-    answer = api.chat("hi")
-    assert answer.json()["id"] == "chatcmpl-" + answer.headers["x-request-id"]
-
-
 @pytest.mark.parametrize(
     ("reason", "word"),
     [(FinishReason.STOP, "stop"), (FinishReason.STOP_STRING, "stop"), (FinishReason.LENGTH, "length")],

@@ -1,17 +1,21 @@
-"""GET /health: whether an answer can be made now, and the engine at a glance."""
+"""For those who watch the server: /health, live and ready, and /metrics for Prometheus."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
+from anyio import to_thread
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
-from bluelm import __version__
-from bluelm.api.responses import Health, ServedModel
+from bluelm import __version__, metrics
+from bluelm.api.responses import Health, ServedModel, Status
 from bluelm.types import EngineState, Phase
 
+NOT_KEPT = {"Cache-Control": "no-store"}
+TEXT = "text/plain"
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter(tags=["the server"])
 
 
@@ -20,10 +24,32 @@ async def health(request: Request) -> JSONResponse:
     """200 when answers can be made; 503 while the model loads, restarts or is down."""
     state: EngineState = request.app.state.engine().state()
     ready = state.phase is Phase.READY
-    return JSONResponse(_told(state), 200 if ready else 503, {"Cache-Control": "no-store"})
+    return JSONResponse(_told(state), 200 if ready else 503, NOT_KEPT)
 
 
-router.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+@router.get("/health/live", response_model=Status)
+async def live() -> JSONResponse:
+    """200 as long as the server answers at all, whatever its engine does: start it again where this fails."""
+    return JSONResponse({"status": "ok"}, 200, NOT_KEPT)
+
+
+@router.get("/health/ready", response_model=Status, responses={503: {"model": Status, "description": "not ready"}})
+async def ready(request: Request) -> JSONResponse:
+    """200 when answers can be made; 503 while the model loads, restarts or is down, and while the server ends."""
+    state: EngineState = request.app.state.engine().state()
+    ready = state.phase is Phase.READY
+    return JSONResponse({"status": "ok" if ready else state.phase.value}, 200 if ready else 503, NOT_KEPT)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {TEXT: {}}, "description": "figures"}})
+async def figures(request: Request) -> Response:
+    """What Prometheus reads: requests, tokens, times, errors, the cache, the cards, the engine's phase."""
+    state = await to_thread.run_sync(request.app.state.engine().state)
+    return Response(metrics.exposition(state), headers={**NOT_KEPT, "Content-Type": PLAIN})
+
+
+for path, endpoint in (("/health", health), ("/health/live", live), ("/health/ready", ready)):
+    router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _told(state: EngineState) -> dict[str, object]:

@@ -18,7 +18,7 @@ from bluelm.api.forms import ChatForm, CompletionForm, Form, ToolForm
 from bluelm.api.replies import Reply
 from bluelm.api.requests import ChatRequest, CompletionRequest, OpenAIAsked
 from bluelm.api.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList, OpenAIError
-from bluelm.api.serving import EventStream, HungUp, current_model, settings, start, told_id
+from bluelm.api.serving import EventStream, HungUp, current_model, settings, start
 from bluelm.errors import BlueLMError, WrongModelKind
 from bluelm.types import ModelInfo, ModelKind, Prompt
 
@@ -93,7 +93,7 @@ async def _reply(
         await answer.ended(request.receive)
     except HungUp:
         return Response(status_code=499)
-    return JSONResponse(reply.whole(), headers=told_id(answer))
+    return JSONResponse(reply.whole())
 
 
 def _require(wanted: str | None, served: ModelInfo) -> None:

@@ -176,8 +176,11 @@ class ServedModel(BaseModel):
     demo: bool
 
 
-class Health(BaseModel):
+class Status(BaseModel):
     status: Literal["ok", "loading", "restarting", "down"]
+
+
+class Health(Status):
     phase: str = Field(description="what is being done, or what went wrong")
     progress: float = Field(description="of the load, in percent")
     model: ServedModel | None

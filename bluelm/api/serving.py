@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from bluelm import metrics
 from bluelm.api.requests import Asked
+from bluelm.api.trace import caller
 from bluelm.engine import Engine, Generation
 from bluelm.errors import EngineDown, EngineLoading, GenerationFailed
-from bluelm.types import EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
+from bluelm.types import NOBODY, Caller, EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
 
 T = TypeVar("T")
 Wanted = tuple[Prompt, SamplingParams]
@@ -34,11 +36,11 @@ class Answer:
         self._left = False
         self.generations: list[Generation] = []
 
-    def submit(self, engine: Engine, wanted: Sequence[Wanted]) -> None:
+    def submit(self, engine: Engine, wanted: Sequence[Wanted], caller: Caller = NOBODY) -> None:
         """Have all of them begun, or none. Raises what Engine.submit raises."""
         try:
             for prompt, params in wanted:
-                generation = engine.submit(prompt, params)
+                generation = metrics.submit(engine, prompt, params, caller)
                 with self._lock:
                     self.generations.append(generation)
                     left = self._left
@@ -98,7 +100,7 @@ async def start(request: Request, wanted: Sequence[Wanted]) -> Answer:
     answer = Answer()
     engine, threads = request.app.state.engine(), request.app.state.submits
     try:
-        await to_thread.run_sync(answer.submit, engine, wanted, limiter=threads)
+        await to_thread.run_sync(answer.submit, engine, wanted, caller(request), limiter=threads)
     except asyncio.CancelledError:
         answer.leave()
         raise
@@ -129,7 +131,7 @@ class EventStream(StreamingResponse):
     """Server-sent events, each flushed at once; `answer` ends with its client."""
 
     def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told_id(answer)}
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers, media_type="text/event-stream")
         self._answer = answer
 
@@ -140,7 +142,3 @@ class EventStream(StreamingResponse):
             pass
         finally:
             self._answer.leave()
-
-
-def told_id(answer: Answer) -> dict[str, str]:
-    return {"X-Request-Id": answer.generations[0].id}

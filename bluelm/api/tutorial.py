@@ -12,7 +12,7 @@ from bluelm.api import body
 from bluelm.api.docs import faults, takes
 from bluelm.api.requests import TutorialRequest
 from bluelm.api.responses import TutorialAnswer, TutorialError
-from bluelm.api.serving import HungUp, current_model, ending, settings, start, told_id
+from bluelm.api.serving import HungUp, current_model, ending, settings, start
 from bluelm.errors import InvalidParameter
 from bluelm.types import Message, ModelKind, Prompt, Role
 
@@ -44,4 +44,4 @@ async def answer(request: Request) -> Response:
     text = made.text
     response = f"{asked.prompt} {text}" if asked.echo else text
     now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    return JSONResponse({"response": response, "status": 200, "time": now}, headers=told_id(making))
+    return JSONResponse({"response": response, "status": 200, "time": now})

@@ -8,16 +8,18 @@ Generation. What ends while nobody looks is in its turn all the same.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from bluelm import metrics
 from bluelm.conversation.title import automatic_title
 from bluelm.conversation.tree import Answer, Node, Question, Status, Tree
 from bluelm.conversation.turns import Turn, View, text_of, turn_of
 from bluelm.engine import Engine, Generation
 from bluelm.errors import BlueLMError, Conflict, EngineDown
-from bluelm.types import FinishReason, Message, Prompt, Role, SamplingParams
+from bluelm.types import Caller, FinishReason, Message, Prompt, Role, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +306,9 @@ class Conversation:
         self._changed(self)
         with self._lock:
             prompt = self._prompt(answer)
+        caller = Caller("page", secrets.token_hex(8), f"browser {self.owner}")
         try:
-            generation = engine.submit(prompt, answer.params, drop_oldest=True)
+            generation = metrics.submit(engine, prompt, answer.params, caller, drop_oldest=True)
         except BaseException as error:
             self._refused(
                 answer, leaf, error if isinstance(error, BlueLMError) else BlueLMError(f"{error}: try again.")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from bluelm.engine.generation import Generation
-from bluelm.types import EngineState, Prompt, SamplingParams
+from bluelm.types import NOBODY, Caller, EngineState, Prompt, SamplingParams
 
 if TYPE_CHECKING:
     from bluelm.config import Settings
@@ -17,12 +17,15 @@ __all__ = ["Engine", "Generation", "open_engine"]
 class Engine(Protocol):
     """What makes answers: a process on this machine, a server elsewhere, or a fake in tests. Safe to share."""
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
+    ) -> Generation:
         """Start an answer, having checked everything that can be known now.
 
         prompt: messages (put into the model's own template) or a plain text to continue.
         drop_oldest: leave out whole oldest turns (never the system message or the last one) until prompt and answer
-        fit; otherwise what does not fit is refused. Blocks for some milliseconds, until the engine has said yes or no.
+        fit; otherwise what does not fit is refused. caller: who asks.
+        Blocks for some milliseconds, until the engine has said yes or no.
 
         Raises InvalidRequest and its kinds, QueueFull, EngineUnavailable and its kinds. Once a Generation is returned,
         only what could not be known before (EngineDied, GenerationFailed) can still be raised, by reading it.

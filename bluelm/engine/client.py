@@ -35,7 +35,7 @@ from bluelm.engine.wire import (
     ToApp,
 )
 from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable
-from bluelm.types import Chunk, EngineState, Phase, Prompt, SamplingParams
+from bluelm.types import NOBODY, Caller, Chunk, EngineState, Phase, Prompt, SamplingParams
 
 SILENCE_S = 30.0  # without a sign of life for so long, the process is taken for dead
 ANSWER_S = 30.0  # for a yes or no to a request
@@ -76,7 +76,9 @@ class EngineProcess:
         """Answers that have not ended yet."""
         return len(self._open)
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
+    ) -> Generation:
         id = f"{os.getpid():x}-{time.time_ns():x}-{next(self._ids):x}"
         messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
         reply: queue.SimpleQueue[Accepted | BlueLMError] = queue.SimpleQueue()
@@ -90,7 +92,7 @@ class EngineProcess:
             # Both are known before the engine can speak of them: its first news may come right behind its yes.
             self._replies[id], self._open[id] = reply, generation
         try:
-            line.send(Submit(id, messages, text, params, drop_oldest))
+            line.send(Submit(id, messages, text, params, drop_oldest, caller))
             answer = reply.get(timeout=ANSWER_S)
         except OSError:
             answer = EngineDied("the line was cut")

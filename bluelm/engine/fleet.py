@@ -14,7 +14,7 @@ from typing import Protocol
 
 from bluelm.engine.generation import Generation
 from bluelm.errors import BlueLMError, EngineDown, EngineUnavailable, QueueFull
-from bluelm.types import EngineState, Phase, Prompt, SamplingParams
+from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams
 
 SLACK = 4  # open answers more than the least loaded has, up to which a conversation stays where it was
 REMEMBERED = 10_000  # conversations
@@ -29,7 +29,9 @@ class Member(Protocol):
     @property
     def open(self) -> int: ...
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation: ...
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
+    ) -> Generation: ...
 
     def state(self) -> EngineState: ...
 
@@ -53,12 +55,14 @@ class Fleet:
 
     # --- Engine ---
 
-    def submit(self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False) -> Generation:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
+    ) -> Generation:
         names = names_of(prompt)
         refusal: BlueLMError | None = None
         for member in self._in_order(names):
             try:
-                generation = member.submit(prompt, params, drop_oldest=drop_oldest)
+                generation = member.submit(prompt, params, drop_oldest=drop_oldest, caller=caller)
             except (EngineUnavailable, QueueFull) as error:  # another one may do
                 refusal = refusal or error
                 continue

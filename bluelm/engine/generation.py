@@ -41,6 +41,7 @@ class Generation:
         self._error: BlueLMError | None = None
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
         self._looked_at = time.monotonic()
 
     # --- the engine's side ---
@@ -67,7 +68,8 @@ class Generation:
 
     def _wake(self) -> tuple[Callable[[], None], ...]:
         self._changed.notify_all()
-        return tuple(self._listeners)
+        ended, self._at_end = (self._at_end, []) if self._ended() else ([], self._at_end)
+        return (*self._listeners, *ended)
 
     def _ended(self) -> bool:
         return self._error is not None or bool(self._chunks and self._chunks[-1].finish_reason)
@@ -83,6 +85,14 @@ class Generation:
     def done(self) -> bool:
         with self._changed:
             return self._ended()
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Have it called once, at the end, on the engine's thread; at once where the end has come already."""
+        with self._changed:
+            if not self._ended():
+                self._at_end.append(call)
+                return
+        call()
 
     @property
     def error(self) -> BlueLMError | None:

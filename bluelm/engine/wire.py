@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bluelm.types import FinishReason, Message, ModelInfo, SamplingParams, Usage
+from bluelm.types import NOBODY, Caller, FinishReason, Message, ModelInfo, SamplingParams, Usage
 
 
 class _Said(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -30,6 +30,7 @@ class Submit(_Said, frozen=True):
     text: str | None  # or a plain text to continue
     params: SamplingParams
     drop_oldest: bool
+    caller: Caller = NOBODY
 
 
 class Cancel(_Said, frozen=True):

@@ -16,6 +16,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
+from bluelm import logs
 from bluelm.config import Settings
 from bluelm.engine.core import Request
 from bluelm.engine.intake import admit
@@ -100,8 +101,13 @@ class Worker:
             assert prompt is not None
             ok = admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
         except BlueLMError as error:
+            logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=error.code)
             self.line.send(Refused(asked.id, error.to_wire()))
             return
+        logs.event(
+            log, "accepted", request=asked.caller.request, answer=asked.id, prompt_tokens=len(ok.tokens),
+            dropped=ok.dropped or None, open=self.core.open + self._inbox.qsize(),
+        )  # fmt: skip
         self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
         self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic()))
 
@@ -115,7 +121,6 @@ def receive_or_end(line: Line) -> Configure | Submit | Cancel:
 
 
 def main(fd: int) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the app, which ends this process
     line = Line(Connection(fd), ToEngine)
     first = receive_or_end(line)
@@ -132,6 +137,7 @@ def main(fd: int) -> None:
 
     threading.Thread(target=beat, name="pulse", daemon=True).start()
     settings = Settings(**first.settings)
+    logs.set_up(settings)
     sys.setswitchinterval(SWITCH_S)
     gc.disable()  # until all is loaded: a tokenizer's 100,000 pieces take three times as long with it
     try:
