@@ -67,9 +67,12 @@ class Generation:
             listener()
 
     def _wake(self) -> tuple[Callable[[], None], ...]:
+        if self._ended():
+            ended, self._at_end = self._at_end, []
+            for call in ended:
+                call()
         self._changed.notify_all()
-        ended, self._at_end = (self._at_end, []) if self._ended() else ([], self._at_end)
-        return (*self._listeners, *ended)
+        return tuple(self._listeners)
 
     def _ended(self) -> bool:
         return self._error is not None or bool(self._chunks and self._chunks[-1].finish_reason)
@@ -87,7 +90,7 @@ class Generation:
             return self._ended()
 
     def when_ended(self, call: Callable[[], None]) -> None:
-        """Have it called once, at the end, on the engine's thread; at once where the end has come already."""
+        """Have it called once, at the end and before any reader sees that; at once where the end has come already."""
         with self._changed:
             if not self._ended():
                 self._at_end.append(call)
