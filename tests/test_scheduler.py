@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from collections import Counter
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.scheduler import Row, Scheduler
+from bluelm.engine.waiting import Waiting
 from bluelm.types import SamplingParams
 
 BLOCK, BLOCKS = 4, 12
@@ -26,10 +29,14 @@ class Serving(RuleBasedStateMachine):
         self.count = 0
 
     # Few distinct tokens, so that prompts share beginnings.
-    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=ROOM - 6), new=st.integers(1, 6))
-    def submit(self, prompt: list[int], new: int) -> None:
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=ROOM - 6),
+        new=st.integers(1, 6),
+        share=st.sampled_from("aaab"),
+    )
+    def submit(self, prompt: list[int], new: int, share: str) -> None:
         self.count += 1
-        row = Row(str(self.count), list(prompt), SamplingParams(), 0, len(prompt) + new)
+        row = Row(str(self.count), list(prompt), SamplingParams(), 0, len(prompt) + new, share=share)
         self.rows.append(row)
         self.scheduler.add(row)
 
@@ -51,7 +58,9 @@ class Serving(RuleBasedStateMachine):
     @rule(token=st.integers(0, 1))
     def step(self, token: int) -> None:
         preemptions = self.scheduler.preemptions
+        before = list(self.scheduler.running)
         pieces = self.scheduler.plan()
+        self.newcomers_were_the_poorest_of_all(before)
         assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
         assert len({id(piece.row) for piece in pieces}) == len(pieces)
         decoding = any(piece.count == 1 and len(piece.row.tokens) > piece.row.prompt_tokens for piece in pieces)
@@ -74,6 +83,14 @@ class Serving(RuleBasedStateMachine):
             if len(piece.row.tokens) >= piece.row.max_tokens:
                 self.scheduler.remove(piece.row)
                 self.rows.remove(piece.row)
+
+    def newcomers_were_the_poorest_of_all(self, before: list[Row]) -> None:
+        """Whoever was let in last had no more rows running than anybody who still waits."""
+        running = self.scheduler.running
+        if running and running[-1] not in before:
+            counts = Counter(row.share for row in running)
+            mine = counts[running[-1].share] - 1
+            assert all(mine <= counts[row.share] for row in self.scheduler.waiting)
 
     @invariant()
     def no_block_is_lost_or_used_twice(self) -> None:
@@ -161,3 +178,54 @@ def test_a_known_prefix_is_shared_by_running_rows() -> None:
             scheduler.commit(piece, 1 if piece.samples else None)
     a, b = scheduler.running
     assert b.cached == 16 and a.blocks[:4] == b.blocks[:4] and a.blocks[4:] != b.blocks[4:]
+
+
+def test_one_request_does_not_wait_for_another_clients_hundred() -> None:
+    """It begins with the next step, on a place of theirs, and they all get done."""
+    scheduler = Scheduler(BlockPool(200, BLOCK), max_running=4, step_tokens=32)
+    many = [Row(f"many-{i}", [i] * 6, SamplingParams(), 0, 30, share="many") for i in range(100)]
+    for row in many:
+        scheduler.add(row)
+    order = []
+    for step in range(1200):
+        if step == 10:
+            scheduler.add(one := Row("one", [200] * 6, SamplingParams(), 0, 12, share="one"))
+        for piece in scheduler.plan():
+            scheduler.commit(piece, 9 if piece.samples else None)
+            if len(piece.row.tokens) >= piece.row.max_tokens:
+                scheduler.remove(piece.row)
+                order.append(piece.row.id)
+        if step == 10:
+            assert one in scheduler.running
+    assert scheduler.idle and len(order) == 101
+    assert order.index("one") < 4
+    assert [id for id in order if id != "one"][:3] == ["many-0", "many-1", "many-2"], "the youngest made way"
+
+
+def test_clients_with_many_requests_have_equal_parts() -> None:
+    scheduler = Scheduler(BlockPool(400, BLOCK), max_running=6, step_tokens=64)
+    rows = [Row(f"{share}{i}", [i] * 3, SamplingParams(), 0, 20, share=share) for share in "abc" for i in range(20)]
+    order = served(scheduler, rows)
+    for share in "abc":  # after a third of all, everybody has about a third of it
+        assert abs(sum(id[0] == share for id in order[6:21]) - 5) <= 2
+    assert [id for id in order if id[0] == "a"] == [f"a{i}" for i in range(20)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(("add", "back", "take", "drop"))), max_size=60))
+def test_a_queue_by_shares_loses_nobody_and_keeps_each_shares_order(events: list[tuple[str, str]]) -> None:
+    waiting: Waiting[Row] = Waiting()
+    known: dict[str, list[Row]] = {share: [] for share in "abcd"}
+    for number, (share, event) in enumerate(events):
+        rows = known[share]
+        if event in ("add", "back"):
+            row = Row(str(number), [1], SamplingParams(), 0, 2, share=share)
+            (waiting.add if event == "add" else waiting.put_back)(row)
+            rows.insert(len(rows) if event == "add" else 0, row)
+        elif event == "drop" and rows:
+            waiting.remove(rows.pop())
+        elif event == "take" and waiting:
+            row = waiting.next([])
+            assert row is known[row.share].pop(0)
+            waiting.take(row)
+        assert len(waiting) == sum(map(len, known.values())) and all(row in waiting for row in waiting)
+        assert [row for row in waiting if row.share == share] == rows

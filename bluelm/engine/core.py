@@ -28,7 +28,8 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An accepted request. tokens: the prompt; max_new: tokens the answer may have; accepted_at: time.monotonic()."""
+    """An accepted request. tokens: the prompt; max_new: tokens the answer may have; accepted_at: time.monotonic();
+    share: whose it is (types.Caller)."""
 
     id: str
     tokens: list[int]
@@ -36,6 +37,7 @@ class Request:
     seed: int
     max_new: int
     accepted_at: float
+    share: str = ""
 
 
 class _Answer:
@@ -89,8 +91,13 @@ class EngineCore:
         """Answers running and waiting."""
         return len(self._answers)
 
+    def has(self, share: str) -> bool:
+        """Whether an answer of this share is open; for any thread."""
+        return any(answer.row.share == share for answer in list(self._answers.values()))
+
     def add(self, request: Request) -> None:
-        row = Row(request.id, list(request.tokens), request.params, request.seed, len(request.tokens) + request.max_new)
+        length = len(request.tokens) + request.max_new
+        row = Row(request.id, list(request.tokens), request.params, request.seed, length, share=request.share)
         self._answers[request.id] = _Answer(request, row, self.tokenizer)
         self.scheduler.add(row)
 

@@ -2,15 +2,16 @@
 
 Every step serves all answers that are being made (one token each) and fills what is left of its token budget with
 pieces of waiting prompts, oldest first; the budget is larger where nobody waits for a next token. When the cache is
-full the youngest gives its blocks back and is computed anew later; nobody fails.
+full the youngest gives its blocks back and is computed anew later; nobody fails. Clients are served in turn
+(waiting.py): one who has nothing running waits for no other's second answer.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from bluelm.engine.cache import BlockPool, digest
+from bluelm.engine.waiting import Waiting, surplus
 from bluelm.types import SamplingParams
 
 FEWEST_TOKENS = 16  # of a step that is made smaller
@@ -22,7 +23,7 @@ class Row:
 
     tokens: prompt and answer so far. computed: how many of them have keys and values in `blocks`.
     names: digests of the full blocks. cached: prompt tokens that were found in the cache at first admission.
-    max_tokens: length at which the answer ends.
+    max_tokens: length at which the answer ends. share: whose it is.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Row:
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     started: bool = False
+    share: str = ""
 
     def __post_init__(self) -> None:
         self.prompt_tokens = self.prompt_tokens or len(self.tokens)
@@ -67,7 +69,7 @@ class Scheduler:
         self.step_tokens = step_tokens
         self.alone_tokens = max(alone_tokens, step_tokens)
         self.running: list[Row] = []  # oldest first
-        self.waiting: deque[Row] = deque()
+        self.waiting: Waiting[Row] = Waiting()
         self.preemptions = 0
 
     @property
@@ -81,7 +83,7 @@ class Scheduler:
 
     def add(self, row: Row) -> None:
         """Queue a request. Its prompt and answer must fit in the whole cache (checked by the caller)."""
-        self.waiting.append(row)
+        self.waiting.add(row)
 
     def remove(self, row: Row) -> None:
         """Forget a request, running or waiting: its row and blocks are free for the next step."""
@@ -94,6 +96,7 @@ class Scheduler:
     def plan(self) -> list[Piece]:
         """The next step: pieces that make one token each first, then pieces of prompts. Empty only when idle."""
         pieces: list[Piece] = []
+        self._make_way()
         preemptions = self.preemptions
         for row in list(self.running):
             if row in self.running and row.computed == len(row.tokens) - 1 and self._grow(row, len(row.tokens)):
@@ -108,6 +111,13 @@ class Scheduler:
             budget -= self._prefill(self.running[-1], budget, pieces)
         self._spare([piece.row for piece in pieces if piece.samples])
         return pieces
+
+    def _make_way(self) -> None:
+        """Where all rows are taken: a client with several gives one to a client with none, and goes on later."""
+        if self.waiting and len(self.running) >= self.max_running:
+            row = surplus(self.waiting.next(self.running), self.running)
+            if row is not None:
+                self._put_back(row)
 
     def _spare(self, rows: list[Row]) -> None:
         """Give rows the block that their next token may need, if one is free, so that a runner can be a step ahead."""
@@ -148,12 +158,12 @@ class Scheduler:
 
     def _admit(self) -> bool:
         """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
-        row = self.waiting[0]
+        row = self.waiting.next(self.running)
         blocks, names = self.pool.match(row.tokens)
         needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)
         if needed + self.pool.unused(blocks) > self.pool.free:
             return False
-        self.waiting.popleft()
+        self.waiting.take(row)
         self.pool.share(blocks)
         row.blocks, row.names = blocks, names
         row.computed = len(blocks) * self.pool.block_size
@@ -179,7 +189,7 @@ class Scheduler:
         self.preemptions += 1
         self.running.remove(row)
         self._give_back(row)
-        self.waiting.appendleft(row)
+        self.waiting.put_back(row)
 
     def _give_back(self, row: Row) -> None:
         self.pool.release(row.blocks)

@@ -41,6 +41,7 @@ from bluelm.engine.wire import (
 from bluelm.errors import BlueLMError, QueueFull
 
 PULSE_S = 0.5
+KEPT_SHARE = 8  # of the queue: one part in so many more is for clients that have nothing open
 SWITCH_S = 0.0005  # the step's thread waits for a busy other one so long at most, not Python's 5 ms
 log = logging.getLogger("bluelm.engine")
 
@@ -55,6 +56,7 @@ class Worker:
         self.window = loaded.info.context
         self.most = loaded.max_running + settings.max_waiting
         self._on_card = loaded.info.device == "cuda"
+        self._coming: dict[str, str] = {}  # ids in the inbox, and their shares
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -70,7 +72,7 @@ class Worker:
     def pulse(self) -> Pulse:
         scheduler = self.core.scheduler
         free, total = card_memory() if self._on_card else (0, 0)
-        waiting = len(scheduler.waiting) + self._inbox.qsize()
+        waiting = len(scheduler.waiting) + len(self._coming)
         return Pulse(len(scheduler.running), waiting, scheduler.used_tokens, total - free, total)
 
     def _take_in(self) -> list[Grown | Failed]:
@@ -81,6 +83,7 @@ class Worker:
                 news += self.core.cancel(said.id)
             else:
                 self.core.add(said)
+                del self._coming[said.id]
             if news:
                 break
         return news
@@ -95,8 +98,7 @@ class Worker:
 
     def _submit(self, asked: Submit) -> None:
         try:
-            if self.core.open + self._inbox.qsize() >= self.most:
-                raise QueueFull(self.core.open)
+            self._refuse_if_full(asked.caller.share)
             prompt = asked.text if asked.messages is None else asked.messages
             assert prompt is not None
             ok = admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
@@ -106,10 +108,19 @@ class Worker:
             return
         logs.event(
             log, "accepted", request=asked.caller.request, answer=asked.id, prompt_tokens=len(ok.tokens),
-            dropped=ok.dropped or None, open=self.core.open + self._inbox.qsize(),
+            dropped=ok.dropped or None, open=self.core.open + len(self._coming),
         )  # fmt: skip
         self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
-        self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic()))
+        share = asked.caller.share
+        self._coming[asked.id] = share
+        self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share))
+
+    def _refuse_if_full(self, share: str) -> None:
+        """What is kept free of a full queue is for those who have nothing open: nobody shuts others out."""
+        there = self.core.open + len(self._coming)
+        known = share in list(self._coming.values()) or self.core.has(share)
+        if there >= self.most + (0 if known else self.most // KEPT_SHARE):
+            raise QueueFull(there)
 
 
 def receive_or_end(line: Line) -> Configure | Submit | Cancel:
