@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import streamlit
 from anyio import to_thread
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from streamlit import config
 from streamlit.starlette import App
 
-from bluelm import logs, service, store
+from bluelm import auth, logs, service, store
 from bluelm.api import create_api, json_error
 from bluelm.api.trace import Traced
+from bluelm.errors import SettingError
 from bluelm.owner import OwnerCookie
 
 api = create_api(service.engine)
+listening = auth.Listening(
+    config.get_option("server.address"),
+    config.get_option("server.port"),
+    config.get_option("server.corsAllowedOrigins"),
+)
+try:
+    settings = service.settings()
+    auth.check(settings, listening)
+except SettingError as error:
+    sys.exit(error.message)
+page = Path(streamlit.__file__).parent / "static" / "index.html"
 
 
 @asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """Open the engine at once (it loads behind the scenes), and close it when the server ends."""
-    logs.set_up(service.settings())
+    logs.set_up(settings)
+    print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     try:
         with answers_end_at_a_signal():
@@ -73,7 +90,11 @@ app = App(
         Route("/docs/{path:path}", api),
         Route("/openapi.json", api),
     ],
-    middleware=[Middleware(Traced), Middleware(OwnerCookie)],
+    middleware=[
+        Middleware(Traced),
+        Middleware(auth.Gate, settings, listening, auth.script_hashes(page)),  # in front of everything that answers
+        Middleware(OwnerCookie),
+    ],
     lifespan=lifespan,
     exception_handlers={404: json_error, 405: json_error},
 )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     max_running: int = Field(0, ge=0, le=1024, description="answers made at the same time; 0: 64 on a card, else 32")
     max_waiting: int = Field(256, ge=1, description="requests that may wait; one more is refused with 429")
     step_tokens: int = Field(0, ge=0, description="prompt tokens computed per step beside the answers; 0: by device")
+    passcode: SecretStr = Field(SecretStr(""), exclude=True, description="what people and programs need to come in")
+    keys: str = Field("", description="file with keys for programs; a path that is not absolute starts at the app's")
+    public_url: str = Field("", description="addresses that browsers show, as https://name:port, with commas between")
     data: str = Field("data", description="folder of the saved conversations; one that is not absolute is the app's")
     log: Literal["text", "json"] = Field("text", description="log lines for people, or a JSON object each")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log tells")
@@ -54,6 +57,28 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"auto|cpu|cuda(:\d+(,\d+)*)?", value):
             raise ValueError("it must be auto, cpu, cuda, or cuda: and the numbers of cards, as in cuda:0,1")
         return value
+
+    @field_validator("passcode")
+    @classmethod
+    def _fit_for_a_header(cls, value: SecretStr) -> SecretStr:
+        given = value.get_secret_value()
+        if given and not re.fullmatch(r"[!-~]{8,200}", given):
+            raise ValueError("it must be 8 to 200 letters, digits and signs of ASCII, without spaces")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for url in value.split(","):
+            if url.strip() and not re.fullmatch(
+                r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?/?", url.strip()
+            ):
+                raise ValueError("it must be what a browser shows before the path, as in https://chat.example.org:8443")
+        return value
+
+    def public_urls(self) -> list[str]:
+        """The addresses of public_url, without slashes at the end."""
+        return [url.strip().rstrip("/") for url in self.public_url.split(",") if url.strip()]
 
     @classmethod
     def settings_customise_sources(
@@ -80,11 +105,13 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
-        )
+        faults = "; ".join(_told(".".join(map(str, fault["loc"])), fault) for fault in error.errors())
         raise SettingError(
             f"Bad setting: {faults}. Set BLUELM_<NAME> in the environment, or the name in bluelm.toml, to a good value."
         ) from None
     except ValueError as error:  # a file that is not TOML
         raise SettingError(f"bluelm.toml cannot be read: {error}. Correct or remove the file.") from None
+
+
+def _told(name: str, fault: Any) -> str:
+    return f"{name} {'(not shown)' if name == 'passcode' else 'is ' + repr(fault['input'])}: {fault['msg']}"

@@ -7,9 +7,13 @@
     │   ├── WrongModelKind           chat asked of a base model
     │   ├── BadImport                a file of conversations with a line that cannot be read
     │   └── PromptTooLong            prompt and answer do not fit in the window
+    ├── Unauthorized            401  no passcode and no key, or a wrong one
+    ├── Forbidden               403  not from there: another site, another machine, a proxy
     ├── NotFound                404  no such route, model or conversation
     ├── Conflict                409  not while something else is under way
     ├── QueueFull               429  later; `retry_after` seconds
+    ├── TooManyAttempts         429  too many wrong passcodes; `retry_after` seconds
+    ├── RateLimited             429  a key's limit is reached; `retry_after` seconds
     ├── GenerationFailed        500  the engine could not go on with this one answer
     │   └── OutOfMemory              a step does not fit in memory
     ├── EngineUnavailable       503  no answer can be made at the moment
@@ -123,6 +127,22 @@ class BadImport(InvalidRequest):
         super().__init__(f"{place} {remedy} Nothing was imported.", line=line, why=why, **details)
 
 
+class Unauthorized(BlueLMError):
+    code = "invalid_api_key"  # OpenAI's word for it
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The passcode or API key is missing or wrong: send it as `Authorization: Bearer ...` (api_key of an OpenAI "
+            "client), or sign in at /login."
+        )
+
+
+class Forbidden(BlueLMError):
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(BlueLMError):
     code = "not_found"
     status = 404
@@ -143,6 +163,27 @@ class QueueFull(BlueLMError):
             waiting=waiting,
             retry_after=retry_after,
         )
+
+
+class TooManyAttempts(BlueLMError):
+    code = "too_many_attempts"
+    status = 429
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(
+            f"Too many wrong passcodes or keys came from here: try again in {retry_after} seconds.",
+            retry_after=retry_after,
+        )
+
+
+class RateLimited(BlueLMError):
+    """`limit` is the beginning of a sentence: whose limit it is, and how much."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, limit: str, retry_after: int) -> None:
+        super().__init__(f"{limit}: try again in {retry_after} seconds.", retry_after=retry_after)
 
 
 class GenerationFailed(BlueLMError):

@@ -39,7 +39,7 @@ class OwnerCookie:
 
         async def with_cookie(message: Scope) -> None:
             if message["type"] == "http.response.start" and _is_page(message):
-                message = {**message, "headers": [*message["headers"], (b"set-cookie", _new().encode())]}
+                message = {**message, "headers": [*message["headers"], (b"set-cookie", _new(scope).encode())]}
             await send(message)
 
         await self.app(scope, receive, with_cookie)
@@ -61,5 +61,6 @@ def _is_page(message: Scope) -> bool:
     return message["status"] in (200, 304) and any(kind.startswith(b"text/html") for kind in kinds)
 
 
-def _new() -> str:
-    return f"{COOKIE}={secrets.token_urlsafe(24)}; Path=/; Max-Age={LASTS_S}; HttpOnly; SameSite=Lax"
+def _new(scope: Scope) -> str:
+    secure = "; Secure" if scope["scheme"] == "https" else ""
+    return f"{COOKIE}={secrets.token_urlsafe(24)}; Path=/; Max-Age={LASTS_S}; HttpOnly; SameSite=Lax{secure}"

@@ -48,7 +48,7 @@ class Server:
     url: str
     process: subprocess.Popen[str]
     log_file: Path
-    _answers: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # with which it is asked how it is
 
     @property
     def pid(self) -> int:
@@ -60,7 +60,8 @@ class Server:
     def health(self) -> dict[str, Any]:
         """What /health says, whatever its status."""
         try:
-            with urllib.request.urlopen(self.url + "/health", timeout=5) as answer:
+            asked = urllib.request.Request(self.url + "/health", headers=self.headers)
+            with urllib.request.urlopen(asked, timeout=5) as answer:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             return dict(json.load(error))
@@ -113,7 +114,9 @@ def serve(engine: str = "fake", *, env: dict[str, str] | None = None, **controls
             cwd=ROOT, env={**os.environ, "BLUELM_DATA": f"{folder}/data", **(env or {})}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
-        server = Server(f"http://127.0.0.1:{port}", process, Path(folder) / "log")
+        passcode = (env or {}).get("BLUELM_PASSCODE")
+        headers = {"Authorization": f"Bearer {passcode}"} if passcode else {}
+        server = Server(f"http://127.0.0.1:{port}", process, Path(folder) / "log", headers)
         try:
             server._until(lambda: server.health() is not None, START_S, "the app does not answer")
             yield server

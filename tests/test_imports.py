@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bluelm.config", "bluelm.prompt", "bluelm.models", "bluelm.download.cli"),
     ("bluelm.download",),
     ("bluelm.catalog",),
-    ("bluelm.types",),
+    ("bluelm.types", "bluelm.guest"),
     ("bluelm.errors", "bluelm.venv"),
     ("bluelm",),
 )

@@ -20,6 +20,8 @@ _REF = "#/components/schemas/"
 _BODIES: tuple[type[BaseModel], ...] = (TutorialRequest, ChatRequest, CompletionRequest, ChatCompletionChunk)
 _FAULTS = {
     400: "the request can never work as it is",
+    401: "the passcode or key is missing or wrong",
+    403: "another site or a proxy asks, where only this machine may",
     404: "no such model",
     413: "the body is too large",
     415: "the body is sent as something else than JSON",
@@ -71,6 +73,8 @@ def _describe_bodies(api: FastAPI) -> None:
         document = plain()
         _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF + "{model}")
         document["components"]["schemas"].update(definitions["$defs"])
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
         return document
 
     api.openapi = described  # type: ignore[method-assign]

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from bluelm import __version__, metrics
 from bluelm.api.responses import Health, ServedModel, Status
+from bluelm.guest import guest_of
 from bluelm.types import EngineState, Phase
 
 NOT_KEPT = {"Cache-Control": "no-store"}
@@ -21,8 +22,13 @@ router = APIRouter(tags=["the server"])
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "not ready"}})
 async def health(request: Request) -> JSONResponse:
-    """200 when answers can be made; 503 while the model loads, restarts or is down."""
+    """200 when answers can be made; 503 while the model loads, restarts or is down.
+
+    Needs no passcode; without one it tells no more than that.
+    """
     state: EngineState = request.app.state.engine().state()
+    if guest_of(request.scope) is None:
+        state = EngineState(state.phase, state.progress)
     ready = state.phase is Phase.READY
     return JSONResponse(_told(state), 200 if ready else 503, NOT_KEPT)
 

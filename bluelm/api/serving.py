@@ -17,7 +17,8 @@ from bluelm import metrics
 from bluelm.api.requests import Asked
 from bluelm.api.trace import caller
 from bluelm.engine import Engine, Generation
-from bluelm.errors import EngineDown, EngineLoading, GenerationFailed
+from bluelm.errors import EngineDown, EngineLoading, GenerationFailed, InvalidParameter
+from bluelm.guest import guest_of
 from bluelm.types import NOBODY, Caller, EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
 
 T = TypeVar("T")
@@ -95,8 +96,21 @@ def settings(asked: Asked, model: ModelInfo | None) -> SamplingParams:
     return replace(model.defaults if model else SamplingParams(), **asked.sampling())
 
 
+def within(limit: int | None, params: SamplingParams) -> SamplingParams:
+    """The same, within the tokens that a guest may have. Raises InvalidParameter where more are asked for."""
+    if limit is None:
+        return params
+    if params.max_length is None:
+        return replace(params, max_length=limit)
+    if params.max_length > limit:
+        raise InvalidParameter("max_length", params.max_length, f"at most {limit} with this API key")
+    return params
+
+
 async def start(request: Request, wanted: Sequence[Wanted]) -> Answer:
-    """Have the engine begin with all that is wanted. Raises what Engine.submit raises."""
+    """Have the engine begin with all that is wanted. Raises what Engine.submit raises, and InvalidParameter."""
+    guest = guest_of(request.scope)
+    wanted = [(prompt, within(guest.max_tokens if guest else None, params)) for prompt, params in wanted]
     answer = Answer()
     engine, threads = request.app.state.engine(), request.app.state.submits
     try:
