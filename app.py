@@ -83,6 +83,8 @@ app = App(
         Route("/", api, methods=["POST"]),
         Route("/v1", api),
         Route("/v1/{path:path}", api),
+        Route("/tokenize", api),
+        Route("/detokenize", api),
         Route("/health", api),
         Route("/health/{path:path}", api),
         Route("/metrics", api),

@@ -20,6 +20,7 @@ from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore, Request
 from bluelm.engine.generation import Generation
 from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.likely import Likely
 from bluelm.engine.opening import embedded_model
 from bluelm.engine.scheduler import Piece, Scheduler
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
@@ -33,6 +34,7 @@ class Saying:
     def __init__(self, size: int) -> None:
         self.tokens = [random.randrange(1000, size) for _ in range(10007)]
         self.turn = 0
+        self.likely: dict[str, Likely] = {}
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.turn += len(pieces)

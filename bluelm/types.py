@@ -12,6 +12,7 @@ from bluelm.errors import InvalidParameter
 
 MAX_STOP_STRINGS = 16
 SEED_LIMIT = 2**63
+MAX_LOGPROBS = 20  # alternatives told for each token
 
 
 class Role(StrEnum):
@@ -133,6 +134,7 @@ class SamplingParams:
     repetition_penalty: divide (or multiply, below zero) the logits of tokens seen in prompt and answer; 1 is off.
     seed: the same seed, prompt and settings give the same text; None draws one, told in Usage.seed.
     stop: the answer ends before any of these strings.
+    logprobs: tell the log-probability of each new token and of so many of the likeliest, up to 20; None tells none.
 
     Raises InvalidParameter, which names the field.
     """
@@ -144,6 +146,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_length is not None:
@@ -154,6 +157,8 @@ class SamplingParams:
         _number("repetition_penalty", self.repetition_penalty, 0.1, 10.0, "a number from 0.1 to 10")
         if self.seed is not None:
             _integer("seed", self.seed, 0, SEED_LIMIT - 1, f"a whole number from 0 to {SEED_LIMIT - 1}")
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, f"a whole number from 0 to {MAX_LOGPROBS}")
         self._check_stop()
 
     def _check_stop(self) -> None:
@@ -207,12 +212,60 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the vocabulary.
+
+    text: for display: control tokens and chat markers by name, bytes that are no whole character as \\xNN.
+    utf8: the bytes that it adds to a text, maybe a part of a character; none for a control token.
+    marker: whether it is a control token or a chat marker.
+    """
+
+    id: int
+    text: str
+    utf8: bytes
+    marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A prompt as a model gets it. text: the whole of it, markers by name; ids: its tokens, in order.
+
+    vocabulary: every token that is among them.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    vocabulary: dict[int, Token]
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return tuple(self.vocabulary[id] for id in self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its natural log-probability under the model itself: before temperature, penalties and cuts.
+
+    top: the likeliest tokens at its place, likeliest first.
+    """
+
+    token: Token
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer: whole characters only. The last one carries finish_reason and usage."""
+    """A piece of an answer: whole characters only. The last one carries finish_reason and usage.
+
+    tokens: with SamplingParams.logprobs, the new tokens, the closing one included. Each comes as soon as it is made;
+    the text of it may be held back until a later piece, or be cut off by a stop string.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

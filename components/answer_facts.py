@@ -72,6 +72,7 @@ def details(turn: Turn, to: Language) -> str:
         "model": turn.model, "time": datetime.fromtimestamp(turn.created).isoformat(" ", "seconds"),
         "max_length": turn.params.max_length, "temperature": turn.params.temperature, "top_p": turn.params.top_p,
         "top_k": turn.params.top_k, "repetition_penalty": turn.params.repetition_penalty, "seed": usage.seed,
+        "logprobs": "" if turn.params.logprobs is None else turn.params.logprobs,
         "stop": json.dumps(turn.params.stop, ensure_ascii=False) if turn.params.stop else "",
         "system": turn.system, "prompt_tokens": usage.prompt_tokens, "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens, "queue_s": f"{usage.queue_s:.2f}",

@@ -13,18 +13,7 @@ from bluelm.conversation import Turn
 from bluelm.types import Message, Prompt
 from components.i18n import tell
 
-__all__ = ["as_curl", "as_python", "ask", "body", "draw"]
-
-ASKED = "api_request"
-
-
-def ask(answer: int) -> None:
-    """Open the dialog for this answer with the next drawing."""
-    st.session_state[ASKED] = answer
-
-
-def asked() -> int | None:
-    return st.session_state.pop(ASKED, None)
+__all__ = ["as_curl", "as_python", "body", "draw", "kept"]
 
 
 def draw(turn: Turn, prompt: Prompt) -> None:
@@ -42,9 +31,12 @@ def body(turn: Turn, prompt: Prompt) -> tuple[str, dict[str, Any]]:
     }  # fmt: skip
     settings = {name: value for name, value in settings.items() if value not in (None, [])}
     if isinstance(prompt, str):
-        return "/v1/completions", {"model": turn.model, "prompt": prompt} | settings
-    kept = _kept(prompt, turn.dropped)
-    messages = [{"role": message.role.value, "content": message.content} for message in kept]
+        told = {} if params.logprobs is None else {"logprobs": params.logprobs}
+        return "/v1/completions", {"model": turn.model, "prompt": prompt} | settings | told
+    if params.logprobs is not None:
+        settings |= {"logprobs": True, "top_logprobs": params.logprobs}
+    sent = _without_oldest(prompt, turn.dropped)
+    messages = [{"role": message.role.value, "content": message.content} for message in sent]
     return "/v1/chat/completions", {"model": turn.model, "messages": messages} | settings
 
 
@@ -68,7 +60,12 @@ def as_python(url: str, path: str, request: dict[str, Any]) -> str:
     )
 
 
-def _kept(messages: tuple[Message, ...], dropped: int) -> tuple[Message, ...]:
+def kept(prompt: Prompt, dropped: int) -> Prompt:
+    """What was left of a prompt once so many of its oldest messages had fallen out of the window."""
+    return prompt if isinstance(prompt, str) else _without_oldest(prompt, dropped)
+
+
+def _without_oldest(messages: tuple[Message, ...], dropped: int) -> tuple[Message, ...]:
     first = 1 if messages and messages[0].role == "system" else 0
     return messages[:first] + messages[first + dropped :]
 

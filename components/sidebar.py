@@ -12,7 +12,7 @@ from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
 from bluelm.store.rows import Settings
 from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
-from components import address, chats, i18n, presets
+from components import address, chats, i18n, presets, token_view
 from components.i18n import tell
 
 __all__ = ["Sidebar", "Wishes", "draw"]
@@ -99,6 +99,7 @@ def _as_widgets(given: SamplingParams, max_length: int, system: str) -> dict[str
         "repetition_penalty": float(given.repetition_penalty),
         "seed": "" if given.seed is None else str(given.seed),
         "stop_strings": "\n".join(_escape(stop) for stop in given.stop),
+        "logprobs": given.logprobs is not None,
         "system": system,
     }
 
@@ -123,6 +124,7 @@ def _settings(model: ModelInfo) -> Wishes:
             tell("seed"), key="seed", help=tell("seed.help"), placeholder=tell("seed.empty"), persist_state="session"
         )
         _text("stop_strings")
+        st.toggle(tell("logprobs"), key="logprobs", help=tell("logprobs.help"), persist_state="session")
         st.button(tell("settings.reset"), key="reset", on_click=_reset, args=(defaults,), icon=":material/restart_alt:")
     if model.kind is ModelKind.CHAT:
         _text("system", placeholder=tell("system.empty"))
@@ -179,6 +181,7 @@ def _wishes(model: ModelInfo) -> Wishes:
             repetition_penalty=state["repetition_penalty"],
             seed=seed(state["seed"]),
             stop=stop_strings(state["stop_strings"]),
+            logprobs=token_view.ALTERNATIVES if state["logprobs"] else None,
         )
     except InvalidParameter as error:
         st.error(tell("settings.bad", error=i18n.explain(error)))

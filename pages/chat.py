@@ -11,7 +11,7 @@ from bluelm.conversation import Conversation
 from bluelm.errors import Conflict
 from bluelm.store import conversations
 from bluelm.types import Phase
-from components import address, api_request, engine_notice, prompt_library, sidebar, transcript, welcome
+from components import address, answer_dialogs, engine_notice, prompt_library, sidebar, transcript, welcome
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 from components.reader import owner
@@ -97,10 +97,8 @@ def draw_page() -> None:
     hint = tell("input", model=name) if ready else tell("input.loading")
     st.chat_input(hint, key=INPUT, on_submit=wish_typed, disabled=not ready)
     prompt_library.draw(wish)
-    if (shown := api_request.asked()) is not None and conversation is not None and view is not None:
-        for turn in view.turns:
-            if turn.answer_id == shown:
-                api_request.draw(turn, conversation.prompt(shown))
+    if conversation is not None and view is not None:
+        answer_dialogs.draw(conversation, view, engine)
     if view is not None and view.last is not None and view.busy and place is not None:
         transcript.follow(view.running, place, view.last.answer)
         st.rerun()

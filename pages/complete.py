@@ -11,7 +11,7 @@ from bluelm.conversation import Conversation, Status, View
 from bluelm.errors import Conflict
 from bluelm.store import conversations
 from bluelm.types import Phase
-from components import address, answer_facts, draft, engine_notice, sidebar, welcome
+from components import address, answer_dialogs, answer_facts, draft, engine_notice, sidebar, welcome
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 from components.reader import owner
@@ -113,6 +113,7 @@ def draw_text(conversation: Conversation, view: View, ready: bool) -> None:
         )  # fmt: skip
         st.button(tell("undo"), key="undo", icon=":material/undo:", on_click=undo, args=(conversation,))
         st.button(tell("edit"), key="edit", icon=":material/edit:", on_click=edit, args=(conversation,))
+        answer_dialogs.buttons(last)
 
 
 def draw_page() -> None:
@@ -133,6 +134,7 @@ def draw_page() -> None:
         draw_box(ready, conversation)
     elif not view.busy:
         draw_text(conversation, view, ready)
+        answer_dialogs.draw(conversation, view, engine)
     else:
         place = draft.draw(view)
         with st.bottom:

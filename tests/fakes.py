@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bluelm.engine import Generation
-from bluelm.errors import BlueLMError, EngineDown, PromptTooLong, QueueFull
+from bluelm.errors import BlueLMError, EngineDown, InvalidParameter, PromptTooLong, QueueFull
 from bluelm.types import (
     NOBODY,
     Caller,
@@ -20,6 +20,9 @@ from bluelm.types import (
     Phase,
     Prompt,
     SamplingParams,
+    Token,
+    Tokenized,
+    TokenLogprob,
     Usage,
 )
 
@@ -30,6 +33,16 @@ def echo(prompt: Prompt, params: SamplingParams) -> Iterable[str]:
     """Say the last message back, a word at a time."""
     last = prompt if isinstance(prompt, str) else prompt[-1].content
     return [word + " " for word in last.split()]
+
+
+def told(piece: str, params: SamplingParams) -> tuple[TokenLogprob, ...]:
+    """A piece as a token with a chance of one half, beside ever less likely capitals."""
+    if params.logprobs is None:
+        return ()
+    others = [Token(65 + i, chr(65 + i), bytes([65 + i])) for i in range(params.logprobs)]
+    chosen = Token(ord(piece[0]) if piece else 0, piece, piece.encode())
+    top = [TokenLogprob(token, -0.7 - i) for i, token in enumerate([chosen, *others][: params.logprobs])]
+    return (TokenLogprob(chosen, -0.7, tuple(top)),)
 
 
 class FakeEngine:
@@ -76,6 +89,20 @@ class FakeEngine:
         threading.Thread(target=self._write, args=(generation, prompt, params, stop), daemon=True).start()
         return generation
 
+    def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
+        """A letter is a token; messages stand one behind the other."""
+        self._refuse()
+        text = prompt if isinstance(prompt, str) else "".join(message.content for message in prompt)
+        letters = {ord(letter): Token(ord(letter), letter, letter.encode()) for letter in text}
+        return Tokenized(text, tuple(map(ord, text)), letters)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        self._refuse()
+        for id in ids:
+            if not 0 <= id < 0x110000:
+                raise InvalidParameter("tokens", id, f"ids from 0 to {0x110000 - 1}")
+        return "".join(map(chr, ids))
+
     @property
     def open(self) -> int:
         return len(self.running)
@@ -106,13 +133,14 @@ class FakeEngine:
                 reason = FinishReason.LENGTH
                 break
             made += 1
-            generation.push(Chunk(piece))
+            generation.push(Chunk(piece, tokens=told(piece, params)))
         usage = Usage(
             prompt_tokens=generation.prompt_tokens, completion_tokens=made, ttft_s=0.01,
             total_s=time.monotonic() - begun + 0.02, seed=generation.seed,
         )  # fmt: skip
         self.running.pop(generation.id, None)
-        generation.push(Chunk("", reason, usage))
+        closing = told("", params) if reason is FinishReason.STOP else ()
+        generation.push(Chunk("", reason, usage, closing))
 
     def state(self) -> EngineState:
         from dataclasses import replace

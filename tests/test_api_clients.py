@@ -100,6 +100,20 @@ def test_openais_client_can_send_an_answer_back(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(model="fake", messages=talk).choices[0].message.content == "and now "
 
 
+def test_openais_client_reads_how_likely_tokens_were(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "fake", "messages": HI, "logprobs": True, "top_logprobs": 2}
+    chances = client.chat.completions.create(**asked).choices[0].logprobs
+    assert chances is not None and chances.content is not None
+    assert [one.token for one in chances.content] == ["你好 ", "world "]
+    assert bytes(chances.content[0].bytes or []).decode() == "你好 " and chances.content[0].logprob == -0.7
+    assert [other.token for other in chances.content[0].top_logprobs] == ["你好 ", "A"]
+    streamed = [event.choices[0].logprobs for event in client.chat.completions.create(**asked, stream=True)]
+    assert [one for told in streamed if told for one in told.content or []] == chances.content
+    older = client.completions.create(model="fake", prompt="a b", logprobs=1).choices[0].logprobs
+    assert older is not None and older.tokens == ["a ", "b "] and older.text_offset == [0, 2]
+    assert older.top_logprobs == [{"a ": -0.7}, {"b ": -0.7}]
+
+
 def test_openais_client_streams(client: openai.OpenAI) -> None:
     options: Any = {"include_usage": True}
     stream = client.chat.completions.create(model="fake", messages=HI, stream=True, stream_options=options)

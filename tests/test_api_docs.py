@@ -45,6 +45,8 @@ def test_every_route_is_told(document: Any) -> None:
         ("GET", "/v1/models/{id}"),
         ("POST", CHAT),
         ("POST", COMPLETIONS),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
         ("GET", "/health"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
@@ -80,6 +82,10 @@ def test_what_is_told_of_answers_is_true(api: Api) -> None:
     exactly(responses.TutorialError, api.post("/", {}).json())
     exactly(responses.ChatCompletion, api.chat("hi").json())
     exactly(responses.Completion, api.post(COMPLETIONS, {"prompt": "hi"}).json())
+    exactly(responses.ChatCompletion, api.chat("hi", logprobs=True, top_logprobs=1).json())
+    exactly(responses.Completion, api.post(COMPLETIONS, {"prompt": "hi", "logprobs": 1}).json())
+    exactly(responses.Tokens, api.post("/tokenize", {"prompt": "hi"}).json())
+    exactly(responses.Text, api.post("/detokenize", {"tokens": [1]}).json())
     exactly(responses.OpenAIError, api.chat().json())
     exactly(responses.ModelList, api.get("/v1/models").json())
     exactly(responses.ModelCard, api.get("/v1/models/fake").json())

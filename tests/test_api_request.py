@@ -21,7 +21,7 @@ from tests.api_kit import Api
 from tests.fakes import FakeEngine
 from tests.servers import Server, serve
 
-PARAMS = SamplingParams(24, 0.9, 0.95, 40, 1.1, stop=("###", "'\n"))
+PARAMS = SamplingParams(24, 0.9, 0.95, 40, 1.1, stop=("###", "'\n"), logprobs=3)
 
 
 def answered(engine: FakeEngine, *questions: str, params: SamplingParams = PARAMS) -> tuple[Turn, Prompt]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore, Request
 from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.likely import Likely
 from bluelm.engine.opening import embedded_model
 from bluelm.engine.scheduler import Piece, Scheduler
 from bluelm.engine.tokenizer import from_gguf
@@ -23,6 +24,7 @@ class Small:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.likely: dict[str, Likely] = {}
         self.ran: list[int] = []
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:

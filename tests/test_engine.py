@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -123,7 +124,73 @@ def test_old_turns_make_room_when_that_is_wanted(engine: Engine) -> None:
     assert generation.prompt_tokens + 5 <= generation.window
 
 
+def test_tokens_are_told_with_their_chances_where_that_is_asked(engine: Engine) -> None:
+    for wanted in (None, 0, 3):
+        chunks = list(engine.submit(STORY, SamplingParams(max_length=6, seed=3, temperature=0.0, logprobs=wanted)))
+        tokens = [told for chunk in chunks for told in chunk.tokens]
+        assert len(tokens) == (0 if wanted is None else 6)
+        assert all(len(told.top) == wanted and told.logprob <= 0 for told in tokens)
+        assert all(told.top[0].token == told.token for told in tokens if told.top), "greedy takes the likeliest"
+        if tokens:
+            assert b"".join(told.token.utf8 for told in tokens).decode() == "".join(chunk.text for chunk in chunks)
+
+
+def test_a_prompt_is_told_as_the_tokens_that_its_answer_begins_with(engine: Engine) -> None:
+    said = (Message(Role.USER, "Say  <|im_end|>\n你好 🦩"),)
+    for prompt in (said, "Once upon\ta time"):
+        told = engine.tokenize(prompt)
+        generation = engine.submit(prompt, SamplingParams(max_length=1))
+        assert len(told.ids) == generation.prompt_tokens == len(told.tokens) and set(told.ids) == set(told.vocabulary)
+        spelled = b"".join(token.text.encode() if token.marker else token.utf8 for token in told.tokens)
+        assert spelled.decode() == told.text
+        content = prompt if isinstance(prompt, str) else prompt[0].content
+        assert content in told.text
+        generation.cancel()
+    assert engine.detokenize(engine.tokenize("plain 你好", bos=False).ids) == "plain 你好"
+    assert engine.detokenize(()) == ""
+    for bad in (-1, 2**40):
+        with pytest.raises(InvalidParameter):
+            engine.detokenize((5, bad))
+    assert settled(engine)
+
+
 # --- the real process ---
+
+
+def test_what_people_write_is_no_marker_in_what_is_told(process: EngineProcess) -> None:
+    """The tokens of a talk, of what an exact text of it would have been, and of the template's own words."""
+    said = process.tokenize((Message(Role.USER, "a<|im_end|>b"),))
+    markers = [token.text for token in said.tokens if token.marker]
+    assert said.text.count("<|im_end|>") == 3 and markers.count("<|im_end|>") == 2
+    assert process.detokenize(said.ids) == said.text
+    retold = process.tokenize(said.text)
+    assert retold.text == said.text and not any(token.marker for token in retold.tokens)
+    with pytest.raises(InvalidParameter):
+        process.tokenize(())
+    with pytest.raises(InvalidParameter, match="surrogate"):
+        process.tokenize("\ud800")
+
+
+def test_tokens_are_told_whole_where_their_text_is_held_back_or_cut(process: EngineProcess) -> None:
+    asked = (Message(Role.USER, "Name three large cities in Europe."),)
+    params = SamplingParams(40, temperature=0.0, logprobs=1)
+    list(process.submit(asked, params))  # from here on its prompt comes from the cache
+    whole = process.submit(asked, params)
+    tokens = [told.token for chunk in whole for told in chunk.tokens]
+    words = whole.text.split(" ")
+    stopped = process.submit(asked, replace(params, stop=(" ".join(words[2:4]), "zzz")))
+    told = [told.token for chunk in stopped for told in chunk.tokens]
+    assert stopped.finish_reason is FinishReason.STOP_STRING and stopped.text == " ".join(words[:2]) + " "
+    assert stopped.usage is not None and stopped.usage.completion_tokens == len(told)
+    assert told == tokens[: len(told)] and " ".join(words[:4]) in b"".join(token.utf8 for token in told).decode()
+
+
+def test_a_character_of_several_tokens_is_told_in_bytes(process: EngineProcess) -> None:
+    again = (Message(Role.USER, "Repeat exactly: 😀🦩"), Message(Role.ASSISTANT, "Sure: 😀🦩😀🦩😀", unfinished=True))
+    generation = process.submit(again, SamplingParams(8, temperature=0.0, logprobs=0))
+    tokens = [told.token for chunk in generation for told in chunk.tokens]
+    assert b"".join(token.utf8 for token in tokens).decode("utf-8", "replace") == generation.text
+    assert any(token.text.startswith("\\x") for token in tokens), generation.text
 
 
 def test_the_demo_model_really_answers(process: EngineProcess) -> None:

@@ -38,7 +38,7 @@ def talk(steps: list[tuple[str, int]], text: str = "") -> Portable:
     engine, conversation = FakeEngine(), Conversation("c")
     play(conversation, engine, steps)
     conversation.ask(
-        FakeEngine(lambda prompt, params: [text or "yes"]), "last " + text, SamplingParams(seed=2**62), text
+        FakeEngine(lambda prompt, params: [text or "yes"]), "last " + text, SamplingParams(seed=2**62, logprobs=2), text
     )
     while conversation.view().busy:
         pass
@@ -149,6 +149,7 @@ ANSWER = {"id": 2, "parent": 1, "role": "assistant", "content": "a", "created": 
         [NODE, ANSWER | {"finish_reason": "bored"}],
         [NODE, ANSWER | {"facts": {"continues": 7}}],
         [NODE, ANSWER | {"facts": {"error": {"why": "none"}}}],
+        [NODE, ANSWER | {"tokens": [[[1, "a"], 5, []]]}],
         [NODE | {"id": 10**30}, ANSWER],
     ],
 )

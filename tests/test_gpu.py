@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ("tests/test_gpu_kernels.py", "tests/test_gpu_packed.py", "tests/test_gpu_serving.py")
+FILES = (
+    "tests/test_gpu_kernels.py", "tests/test_gpu_logprobs.py", "tests/test_gpu_packed.py", "tests/test_gpu_serving.py",
+)  # fmt: skip
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not made for this system")

@@ -183,8 +183,8 @@ def test_a_tokenizer_that_cuts_a_marker_or_changes_a_text_is_found(tmp_path: Pat
         def __init__(self) -> None:
             self.__dict__ = dict(whole.__dict__)
 
-        def encode(self, parts: Sequence[Part]) -> list[int]:
-            return super().encode([Part("".join(part.text for part in parts), trusted=False)])
+        def encode(self, parts: Sequence[Part], *, bos: bool = True) -> list[int]:
+            return super().encode([Part("".join(part.text for part in parts), trusted=False)], bos=bos)
 
     class Changing(Cutting):
         def decode(self, ids: Iterable[int]) -> str:

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from bluelm.conversation import Conversation, Status
+from bluelm.conversation import Conversation, Status, told
 from bluelm.errors import InvalidParameter, StorageError
 from bluelm.store import Store, keeper
 from bluelm.store.database import FILE, Database
 from bluelm.store.rows import Settings
+from bluelm.store.schema import MIGRATIONS
 from bluelm.store.shelf import Shelf, filled, variables
 from bluelm.store.table import list_query
 from bluelm.types import SamplingParams
 from tests.fakes import FakeEngine
 from tests.test_conversation import ended, until
 
-PARAMS = SamplingParams(max_length=100, temperature=0.3, seed=2**62, stop=("END",))
+PARAMS = SamplingParams(max_length=100, temperature=0.3, seed=2**62, stop=("END",), logprobs=2)
 ROOT = Path(__file__).parent.parent
 
 
@@ -69,6 +70,7 @@ def test_a_conversation_is_the_same_after_a_restart(store: Store) -> None:
     found = again.get(conversation.id, "me")
     assert found is not None and found is not conversation
     assert found.view() == before and found.tree.nodes == conversation.tree.nodes
+    assert len(told.unpack(found.view().turns[0].tokens)[0].top) == 2
     assert found.view().turns[0].params == PARAMS and found.view().turns[0].system == "Be kind."
     again.close()
 
@@ -271,6 +273,32 @@ def test_two_apps_do_not_share_one_folder(store: Store, folder: Path) -> None:
     assert second.trouble is not None and second.trouble.details["why"] == "in_use"
     assert titles(store) == ["first app"] and titles(second) == ["second app"]
     second.close()
+
+
+def test_a_file_of_an_older_app_is_brought_up_to_date(folder: Path) -> None:
+    folder.mkdir()
+    with sqlite3.connect(folder / FILE) as connection:
+        connection.executescript(MIGRATIONS[0] + "; PRAGMA user_version = 1")
+        connection.execute("INSERT INTO conversations (id, owner, plain, title, created, updated, leaf) "
+                           "VALUES ('c', 'me', 0, 'old', 1, 1, 2)")  # fmt: skip
+        connection.executemany(
+            "INSERT INTO messages (conversation, id, parent, role, content, state, created) "
+            "VALUES ('c', ?, ?, ?, ?, 'done', 1)",
+            [(1, None, "user", "q"), (2, 1, "assistant", "a")],
+        )
+    connection.close()
+    store = Store(Database(folder), abandon_after_s=60)
+    found = store.get("c", "me")
+    assert found is not None and [(turn.question, turn.answer, turn.tokens) for turn in found.view().turns] == [
+        ("q", "a", "")
+    ]
+    found.ask(FakeEngine(), "and now", PARAMS)
+    ended(found)
+    store.sweep()
+    again = reopened(store)
+    found = again.get("c", "me")
+    assert found is not None and found.view().turns[1].tokens and not found.view().turns[0].tokens
+    again.close()
 
 
 def test_a_file_of_a_newer_app_is_left_alone(store: Store, folder: Path) -> None:

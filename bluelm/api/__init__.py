@@ -5,7 +5,8 @@ requests.py, responses.py, tools.py   what bodies are checked against, and what 
 serving.py   an answer on its way to a client that may hang up
 errors.py    one JSON shape per API for everything that goes wrong
 replies.py, forms.py, choices.py   an answer in OpenAI's words, its choices, and how there come to be several
-openai.py, tutorial.py, health.py   the routes
+chances.py   how likely its tokens were
+openai.py, tokens.py, tutorial.py, health.py   the routes
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from bluelm import __version__
-from bluelm.api import health, openai, tutorial
+from bluelm.api import health, openai, tokens, tutorial
 from bluelm.api.docs import add_docs
 from bluelm.api.errors import Refusal, json_error
 from bluelm.engine import Engine
@@ -43,7 +44,7 @@ def create_api(engine: Callable[[], Engine]) -> FastAPI:
     api.state.submits = CapacityLimiter(SUBMIT_THREADS)
     for kind in (BlueLMError, Refusal, HTTPException, Exception):
         api.add_exception_handler(kind, json_error)
-    for routes in (tutorial.router, openai.router, health.router):
+    for routes in (tutorial.router, openai.router, tokens.router, health.router):
         api.include_router(routes)
     add_docs(api)
     return api

@@ -10,13 +10,13 @@ from starlette.requests import Request
 
 from bluelm.api.errors import Refusal
 from bluelm.api.options import drop_neutral
-from bluelm.api.requests import Asked
+from bluelm.api.requests import Body
 from bluelm.errors import InvalidParameter, InvalidRequest, UnsupportedOption
 
 MAX_BYTES = 4 * 2**20  # ten times the longest prompt that a window of 32K tokens can hold
 NAMES_SHOWN = 8
 
-A = TypeVar("A", bound=Asked)
+A = TypeVar("A", bound=Body)
 
 
 async def read(request: Request, kind: type[A]) -> A:

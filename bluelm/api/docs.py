@@ -13,11 +13,13 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from bluelm.api.requests import ChatRequest, CompletionRequest, TutorialRequest
+from bluelm.api.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, TutorialRequest
 from bluelm.api.responses import ChatCompletionChunk, OpenAIError, TutorialError
 
 _REF = "#/components/schemas/"
-_BODIES: tuple[type[BaseModel], ...] = (TutorialRequest, ChatRequest, CompletionRequest, ChatCompletionChunk)
+_BODIES: tuple[type[BaseModel], ...] = (
+    TutorialRequest, ChatRequest, CompletionRequest, ChatCompletionChunk, TokenizeRequest, DetokenizeRequest,
+)  # fmt: skip
 _FAULTS = {
     400: "the request can never work as it is",
     401: "the passcode or key is missing or wrong",

@@ -79,9 +79,9 @@ def in_words_of(names: dict[str, str], error: BlueLMError) -> BlueLMError:
 
 
 async def json_error(request: Request, error: Exception) -> JSONResponse:
-    """The handler of every error: OpenAI's shape under /v1, {"error", "status"} elsewhere."""
+    """The handler of every error: OpenAI's shape under /v1 and for tokens, {"error", "status"} elsewhere."""
     fault = fault_of(error)
     path = request.url.path
-    of_openai = path == "/v1" or path.startswith("/v1/")
+    of_openai = path in ("/v1", "/tokenize", "/detokenize") or path.startswith("/v1/")
     headers = {**(getattr(error, "headers", None) or {}), **fault.headers()}
     return JSONResponse(fault.openai() if of_openai else fault.tutorial(), fault.status, headers)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from bluelm.api import chances
 from bluelm.engine import Generation
 from bluelm.prompt import AnswerReader
-from bluelm.types import Chunk, FinishReason, ToolCall
+from bluelm.types import Chunk, FinishReason, TokenLogprob, ToolCall
 
 Told = dict[str, Any]  # a choice as JSON
 
@@ -51,23 +52,27 @@ class ChatForm(Form):
     prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def whole(self, text: str, reason: FinishReason) -> Told:
-        return self._message({"role": "assistant", "content": text, "refusal": None}, finish(reason))
+        return self._message({"role": "assistant", "content": text, "refusal": None}, finish(reason), reason)
 
     def opening(self) -> Iterable[Told]:
         yield self._delta({"role": "assistant", "content": ""})
 
     def pieces(self, chunk: Chunk) -> Iterable[Told]:
-        if chunk.text:
-            yield self._delta({"content": chunk.text})
+        tokens = chances.of_text(chunk.tokens, chunk.finish_reason)
+        if chunk.text or tokens:
+            yield self._delta({"content": chunk.text}, tokens=tokens)
 
     def closing(self, reason: FinishReason) -> Iterable[Told]:
         yield self._delta({}, finish(reason))
 
-    def _message(self, message: Told, reason: str) -> Told:
-        return {"index": self.index, "message": message, "logprobs": None, "finish_reason": reason}
+    def _message(self, message: Told, told: str, reason: FinishReason) -> Told:
+        tokens = self.generation.tokens
+        logprobs = chances.chat(chances.of_text(tokens, reason)) if tokens else None
+        return {"index": self.index, "message": message, "logprobs": logprobs, "finish_reason": told}
 
-    def _delta(self, delta: Told, reason: str | None = None) -> Told:
-        return {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _delta(self, delta: Told, reason: str | None = None, tokens: Sequence[TokenLogprob] = ()) -> Told:
+        logprobs = chances.chat(tokens) if tokens else None
+        return {"index": self.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 class ToolForm(ChatForm):
@@ -83,10 +88,13 @@ class ToolForm(ChatForm):
         said = "".join(one for one in read if isinstance(one, str))
         calls = [self._told(one) for one in read if isinstance(one, ToolCall)]
         message = {"role": "assistant", "content": said if said or not calls else None, "refusal": None}
-        return self._message(message | ({"tool_calls": calls} if calls else {}), self._finish(reason))
+        return self._message(message | ({"tool_calls": calls} if calls else {}), self._finish(reason), reason)
 
     def pieces(self, chunk: Chunk) -> Iterable[Told]:
-        return self._deltas(self._reader.feed(chunk.text))
+        tokens = chances.of_text(chunk.tokens, chunk.finish_reason)
+        if tokens:  # as the model wrote them, in calls too, whose text comes later
+            yield self._delta({"content": ""}, tokens=tokens)
+        yield from self._deltas(self._reader.feed(chunk.text))
 
     def closing(self, reason: FinishReason) -> Iterable[Told]:
         yield from self._deltas(self._reader.close())
@@ -115,19 +123,26 @@ class ToolForm(ChatForm):
 class CompletionForm(Form):
     prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
 
+    def __init__(self, index: int, generation: Generation, echo: str = "") -> None:
+        super().__init__(index, generation, echo)
+        self._chances = chances.Completion()
+
     def whole(self, text: str, reason: FinishReason) -> Told:
-        return self._text(self.echo + text, finish(reason))
+        tokens = self.generation.tokens
+        logprobs = self._chances.piece(chances.of_text(tokens, reason)) if tokens else None
+        return self._text(self.echo + text, finish(reason), logprobs)
 
     def opening(self) -> Iterable[Told]:
         if self.echo:
             yield self._text(self.echo)
 
     def pieces(self, chunk: Chunk) -> Iterable[Told]:
-        if chunk.text:
-            yield self._text(chunk.text)
+        tokens = chances.of_text(chunk.tokens, chunk.finish_reason)
+        if chunk.text or tokens:
+            yield self._text(chunk.text, logprobs=self._chances.piece(tokens) if tokens else None)
 
     def closing(self, reason: FinishReason) -> Iterable[Told]:
         yield self._text("", finish(reason))
 
-    def _text(self, text: str, reason: str | None = None) -> Told:
-        return {"index": self.index, "text": text, "logprobs": None, "finish_reason": reason}
+    def _text(self, text: str, reason: str | None = None, logprobs: Told | None = None) -> Told:
+        return {"index": self.index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -36,7 +36,7 @@ async def models(request: Request) -> JSONResponse:
 @router.get("/models/{id:path}", response_model=ModelCard, responses=faults(OpenAIError, 400, 413, 415, 429))
 async def model(request: Request) -> JSONResponse:
     served = current_model(request.app.state.engine().state())
-    _require(request.path_params["id"], served)
+    require_model(request.path_params["id"], served)
     return JSONResponse(_card(served))
 
 
@@ -77,7 +77,7 @@ async def _reply(
     try:
         params = settings(asked, state.model)
         served = current_model(state)
-        _require(asked.model, served)
+        require_model(asked.model, served)
         if served.kind is ModelKind.BASE and chat:
             raise WrongModelKind(
                 f"{served.id} is a base model, which cannot chat: send a text to /v1/completions.", param="messages"
@@ -96,7 +96,8 @@ async def _reply(
     return JSONResponse(reply.whole())
 
 
-def _require(wanted: str | None, served: ModelInfo) -> None:
+def require_model(wanted: str | None, served: ModelInfo) -> None:
+    """Raises Refusal (404) for the id of another model."""
     if wanted is not None and wanted != served.id:
         shown = wanted if len(wanted) <= 80 else wanted[:77] + "..."
         raise Refusal(

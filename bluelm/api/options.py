@@ -33,8 +33,6 @@ EITHER: dict[str, Option] = {
 CHAT: dict[str, Option] = EITHER | {
     "functions": Option(([],), _FUNCTIONS),
     "function_call": Option(("none", "auto"), _FUNCTIONS),
-    "logprobs": Option((False,), _LEAVE_OUT),
-    "top_logprobs": Option((0,), _LEAVE_OUT),
     "response_format": Option(({"type": "text"},), "ask for the format in the messages, and leave it out."),
     "modalities": Option((["text"],), _TEXT),
     "audio": Option((), _TEXT),
@@ -52,9 +50,12 @@ CHAT: dict[str, Option] = EITHER | {
 COMPLETION: dict[str, Option] = EITHER | {
     "best_of": Option((1,), _BEST),
     "suffix": Option(("",), "leave it out: text can only be continued at its end."),
-    "logprobs": Option((), _LEAVE_OUT),
 }
 STREAM: dict[str, Option] = {"include_obfuscation": Option((False,), "nothing is added to hide lengths; leave it out.")}
+TOKENIZE: dict[str, Option] = {
+    "add_generation_prompt": Option((True,), "prompts are told as an answer begins with them; leave it out."),
+    "continue_final_message": Option((False,), "prompts are told as an answer begins with them; leave it out."),
+}
 MESSAGE: dict[str, Option] = {
     "name": Option((), "write the name into the content."),
     "function_call": Option((), "use tool_calls, and leave it out."),

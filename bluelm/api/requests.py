@@ -6,15 +6,26 @@ tell of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
 
 from bluelm.api.choices import MOST
-from bluelm.api.options import CHAT, COMPLETION, MESSAGE, STREAM, Option, drop_neutral, must, unsupported
+from bluelm.api.options import (
+    CHAT,
+    COMPLETION,
+    MESSAGE,
+    STREAM,
+    TOKENIZE,
+    Option,
+    drop_neutral,
+    must,
+    unsupported,
+)
 from bluelm.api.tools import Choice, ManyCalls, ToolCalled, ToolTold, tell_of, told_tools
-from bluelm.errors import InvalidParameter, InvalidRequest
-from bluelm.types import Message, Role, SamplingParams, Tool
+from bluelm.errors import InvalidParameter, InvalidRequest, UnsupportedOption
+from bluelm.types import MAX_LOGPROBS, Message, Prompt, Role, SamplingParams, Tool
 
 
 def _stop_strings(value: Any) -> Any:
@@ -38,6 +49,12 @@ def _prompts(value: Any) -> Any:
 def _choices(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= MOST:
         raise must(f"a whole number from 1 to {MOST}")
+    return value
+
+
+def _alternatives(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value <= MAX_LOGPROBS:
+        raise must(f"a whole number from 0 to {MAX_LOGPROBS}")
     return value
 
 
@@ -66,14 +83,22 @@ _CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "ite
 Stop = Annotated[tuple[str, ...], BeforeValidator(_stop_strings), WithJsonSchema(_STRINGS)]
 Prompts = Annotated[tuple[str, ...], BeforeValidator(_prompts), WithJsonSchema(_STRINGS)]
 Choices = Annotated[int, BeforeValidator(_choices), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST})]
+Alternatives = Annotated[
+    int, BeforeValidator(_alternatives), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS})
+]
 Content = Annotated[str, BeforeValidator(_whole_text), WithJsonSchema(_CONTENT)]
 
 
-class Asked(BaseModel):
-    """What every request may ask of the sampler."""
+class Body(BaseModel):
+    """What a request may have. options: what is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     options: ClassVar[dict[str, Option]] = {}
+
+
+class Asked(Body):
+    """What every request for an answer may ask of the sampler."""
+
     limits: ClassVar[tuple[str, ...]] = ("max_length",)  # the fields that stand for SamplingParams.max_length
 
     temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token each time")
@@ -184,8 +209,20 @@ class ChatRequest(OpenAIAsked):
     tools: list[ToolTold] | None = Field(None, description="what the model may call, if it was trained to")
     tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
     parallel_tool_calls: ManyCalls | None = None
+    logprobs: bool | None = Field(None, description="tell how likely each token was")
+    top_logprobs: Alternatives | None = Field(None, description="and so many of the likeliest at its place")
     prompt_cache_key: str | None = Field(None, description="taken, not used: the cache is shared by what prompts say")
     safety_identifier: str | None = Field(None, description="OpenAI's newer name of user; not used")
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidParameter("top_logprobs", self.top_logprobs, "left out unless logprobs is true")
+        return self
+
+    def sampling(self) -> dict[str, Any]:
+        given = super().sampling()
+        return given | {"logprobs": (self.top_logprobs or 0) if self.logprobs else None}
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -203,15 +240,18 @@ class ChatRequest(OpenAIAsked):
 
     def talk(self) -> tuple[Message, ...]:
         """The messages, the tools told. Raises InvalidParameter, which names the field at fault."""
-        messages = tuple(one.message(f"messages[{i}]") for i, one in enumerate(self.messages))
-        called = {call.id: call.name for message in messages for call in message.tool_calls}
-        for i, one in enumerate(self.messages):
-            name = called.get(one.tool_call_id or "")
-            if one.name is not None and one.name != name:
-                raise InvalidParameter(
-                    f"messages[{i}].name", one.name, f"left out, or the tool that was called ({name})"
-                )
-        return tell_of(self.offered, messages) if self.offered else messages
+        return talk(self.messages, self.offered)
+
+
+def talk(given: Sequence[ChatMessage], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
+    """Messages, the first of them telling of the tools. Raises InvalidParameter, which names the field at fault."""
+    messages = tuple(one.message(f"messages[{i}]") for i, one in enumerate(given))
+    called = {call.id: call.name for message in messages for call in message.tool_calls}
+    for i, one in enumerate(given):
+        name = called.get(one.tool_call_id or "")
+        if one.name is not None and one.name != name:
+            raise InvalidParameter(f"messages[{i}].name", one.name, f"left out, or the tool that was called ({name})")
+    return tell_of(tools, messages) if tools else messages
 
 
 class CompletionRequest(OpenAIAsked):
@@ -220,6 +260,13 @@ class CompletionRequest(OpenAIAsked):
 
     prompt: Prompts = Field(description="the text to continue, as it is; or several", examples=["从前有座山，"])
     echo: bool | None = Field(None, description="put the prompt in front of its answers")
+    logprobs: Alternatives | None = Field(None, description="tell how likely each token was, and so many others")
+
+    @model_validator(mode="after")
+    def _not_of_the_prompt(self) -> Self:
+        if self.echo and self.logprobs is not None:
+            raise UnsupportedOption("logprobs", "those of a prompt are not told: leave out echo or logprobs.")
+        return self
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:
@@ -227,3 +274,34 @@ class CompletionRequest(OpenAIAsked):
             must = f"at most {MOST // (self.n or 1)}, since a request may have {MOST} choices in all"
             raise InvalidParameter("prompt", f"{len(self.prompt)} texts", must)
         return self
+
+
+class TokenizeRequest(Body):
+    """Either `prompt` or `messages`."""
+
+    options: ClassVar[dict[str, Option]] = TOKENIZE
+
+    model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
+    prompt: str | None = Field(None, description="a text", examples=["从前有座山，"])
+    messages: list[ChatMessage] | None = Field(None, min_length=1, description="a talk")
+    tools: list[ToolTold] | None = Field(None, description="what the model is told of, with messages")
+    add_special_tokens: bool | None = Field(None, description="false: without the token that a text begins with")
+    return_token_strs: bool | None = Field(None, description="tell the text of each token too")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) is (self.messages is None):
+            raise InvalidRequest("Send either prompt or messages.", param="prompt")
+        if self.messages is None and self.tools:
+            raise UnsupportedOption("tools", "send messages with them, or leave them out.")
+        if self.messages is not None and self.add_special_tokens:
+            raise UnsupportedOption("add_special_tokens", "messages begin as the model's format has it; leave it out.")
+        return self
+
+    def asked(self) -> Prompt:
+        return talk(self.messages, told_tools(self.tools or ())) if self.messages else self.prompt or ""
+
+
+class DetokenizeRequest(Body):
+    model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FailFast()] = Field(examples=[[1, 2]])

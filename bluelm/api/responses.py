@@ -60,6 +60,27 @@ class AnswerMessage(BaseModel):
     tool_calls: list[CalledTool] | None = None
 
 
+class TokenChance(BaseModel):
+    token: str = Field(description="its text; bytes that are no whole character as \\xNN, control tokens by name")
+    logprob: float = Field(description="natural; the model's own, before temperature, penalties and cuts")
+    bytes: list[int] | None = Field(description="in UTF-8; null for a control token")
+
+
+class TokenChances(TokenChance):
+    top_logprobs: list[TokenChance] = Field(description="the likeliest tokens at this place, likeliest first")
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenChances] = Field(description="every token but the one that closes the answer")
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] = Field(description="the likeliest, and the token itself")
+    text_offset: list[int] = Field(description="characters of the answer before the token")
+
+
 Finish = Literal["stop", "length"]
 ChatFinish = Literal["stop", "length", "tool_calls"]
 
@@ -67,7 +88,7 @@ ChatFinish = Literal["stop", "length", "tool_calls"]
 class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: ChatFinish
 
 
@@ -104,7 +125,7 @@ class Delta(BaseModel):
 class ChunkChoice(BaseModel):
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: ChatFinish | None
 
 
@@ -123,7 +144,7 @@ class ChatCompletionChunk(BaseModel):
 class CompletionChoice(BaseModel):
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: Finish | None
 
 
@@ -153,6 +174,19 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int = Field(description="tokens of prompt and answer together")
+    tokens: list[int]
+    token_strs: list[str] | None = Field(
+        description="each one's text; bytes that are no whole character as \\xNN, markers by name"
+    )
+
+
+class Text(BaseModel):
+    prompt: str
 
 
 class OpenAIFault(BaseModel):

@@ -1,5 +1,6 @@
 """A conversation: what was said, in all its versions, and the answer in the making. Owned by the process, not a page.
 
+told.py    how likely an answer's tokens were, as it is kept
 tree.py    questions and answers, each with its versions; nothing is overwritten
 turns.py   what a reader sees of it at one moment
 live.py    a conversation that goes on: asks, follows, stops, and tells what is to be kept

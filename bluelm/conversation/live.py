@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from bluelm import metrics
 from bluelm.conversation.title import automatic_title
+from bluelm.conversation.told import joined, pack
 from bluelm.conversation.tree import Answer, Node, Question, Status, Tree
 from bluelm.conversation.turns import Turn, View, text_of, turn_of
 from bluelm.engine import Engine, Generation
@@ -105,8 +106,9 @@ class Conversation:
             if not before.text.strip():
                 raise Conflict("This answer has no text to go on with: answer the question anew.")
             new = Answer(
-                self._tree.next_id, before.parent, before.text, Status.ASKING, params, system, continues=before.id
-            )
+                self._tree.next_id, before.parent, before.text, Status.ASKING, params, system, continues=before.id,
+                tokens=before.tokens,
+            )  # fmt: skip
             leaf = self._add(new)
         self._start(engine, new, leaf)
 
@@ -291,7 +293,7 @@ class Conversation:
             status = Status.STOPPED if self._end_as is Status.DONE else self._end_as
         self._tree.replace(
             replace(last, status=status, text=self._begun + ended.so_far(), finish_reason=ended.finish_reason,
-                    usage=ended.usage, error=error)
+                    usage=ended.usage, error=error, tokens=joined(last.tokens, pack(ended.tokens)))
         )  # fmt: skip
         self._new.add(last.id)
         self._generation = None

@@ -47,6 +47,7 @@ class Answer:
     text: as far as it is kept; an answer in the making is longer. error: why it failed or was refused.
     dropped: oldest messages that no longer fitted in the window. prompt_tokens, window: tokens.
     continues: the answer whose text this one begins with, and which it stands for from now on.
+    tokens: how likely its tokens were, packed (see told.py); "" unless that was asked for, and until the answer ends.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Answer:
     window: int = 0
     dropped: int = 0
     continues: int | None = None
+    tokens: str = ""
     created: float = field(default_factory=time.time)
 
 

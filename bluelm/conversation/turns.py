@@ -57,6 +57,7 @@ class Turn:
     system: str = ""
     created: float = 0.0
     earlier_tokens: int = 0
+    tokens: str = ""
     question_id: int = 0
     answer_id: int = 0
     question_versions: Versions = ONE
@@ -113,7 +114,8 @@ def turn_of(tree: Tree, question: Question, answer: Answer, generation: Generati
     return Turn(
         question.text, answer.status, answer.params, answer.text, generation, answer.finish_reason, answer.usage,
         answer.error, answer.model, answer.prompt_tokens, answer.window, answer.dropped, answer.system, answer.created,
-        _earlier_tokens(tree, answer), question.id, answer.id, _versions(tree, question.id), _versions(tree, answer.id),
+        _earlier_tokens(tree, answer), answer.tokens, question.id, answer.id, _versions(tree, question.id),
+        _versions(tree, answer.id),
     )  # fmt: skip
 
 

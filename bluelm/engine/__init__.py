@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from bluelm.engine.generation import Generation
-from bluelm.types import NOBODY, Caller, EngineState, Prompt, SamplingParams
+from bluelm.types import NOBODY, Caller, EngineState, Prompt, SamplingParams, Tokenized
 
 if TYPE_CHECKING:
     from bluelm.config import Settings
@@ -29,6 +30,21 @@ class Engine(Protocol):
 
         Raises InvalidRequest and its kinds, QueueFull, EngineUnavailable and its kinds. Once a Generation is returned,
         only what could not be known before (EngineDied, GenerationFailed) can still be raised, by reading it.
+        """
+        ...
+
+    def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
+        """The very tokens that an answer to `prompt` would begin with, nothing left out; without `bos` a plain text
+        has no beginning-of-sequence token in front. Blocks for some milliseconds.
+
+        Raises InvalidParameter, WrongModelKind, EngineUnavailable and its kinds.
+        """
+        ...
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, control tokens and chat markers by name, U+FFFD for bytes that are no character.
+
+        Raises InvalidParameter for an id that is none, EngineUnavailable and its kinds.
         """
         ...
 

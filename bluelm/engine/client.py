@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
@@ -23,6 +23,7 @@ from bluelm.engine.wire import (
     Accepted,
     Cancel,
     Configure,
+    Detokenize,
     Fatal,
     Grown,
     Line,
@@ -32,10 +33,13 @@ from bluelm.engine.wire import (
     Refused,
     Step,
     Submit,
+    TextTold,
     ToApp,
+    Tokenize,
+    TokensTold,
 )
-from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable
-from bluelm.types import NOBODY, Caller, Chunk, EngineState, Phase, Prompt, SamplingParams
+from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable, InvalidParameter
+from bluelm.types import NOBODY, Caller, Chunk, EngineState, Phase, Prompt, SamplingParams, Tokenized
 
 SILENCE_S = 30.0  # without a sign of life for so long, the process is taken for dead
 ANSWER_S = 30.0  # for a yes or no to a request
@@ -43,6 +47,7 @@ LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
 # Where cores are few, OpenMP threads that spin for their next task take the time of those who have one (measured:
 # several times slower beside a busy browser). The user's own setting wins.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "20000"}
+Reply = Accepted | TokensTold | TextTold
 log = logging.getLogger("bluelm.engine")
 
 
@@ -58,7 +63,7 @@ class EngineProcess:
         self._line: Line | None = None
         self._was_ready = False  # whether the process that ended last had its model loaded
         self._process: subprocess.Popen[bytes] | None = None
-        self._replies: dict[str, queue.SimpleQueue[Accepted | BlueLMError]] = {}
+        self._replies: dict[str, queue.SimpleQueue[Reply | BlueLMError]] = {}
         self._open: dict[str, Generation] = {}
         self._ids = itertools.count(1)
         self._closed = threading.Event()
@@ -79,35 +84,31 @@ class EngineProcess:
     def submit(
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation:
-        id = f"{os.getpid():x}-{time.time_ns():x}-{next(self._ids):x}"
+        id = self._new_id()
         messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
-        reply: queue.SimpleQueue[Accepted | BlueLMError] = queue.SimpleQueue()
         with self._lock:
             self._refuse_unless_ready()
-            line, model = self._line, self._state.model
-            assert line is not None and model is not None
-            generation = Generation(
-                id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id)
-            )
-            # Both are known before the engine can speak of them: its first news may come right behind its yes.
-            self._replies[id], self._open[id] = reply, generation
-        try:
-            line.send(Submit(id, messages, text, params, drop_oldest, caller))
-            answer = reply.get(timeout=ANSWER_S)
-        except OSError:
-            answer = EngineDied("the line was cut")
-        except queue.Empty:
-            self._cancel(id)
-            answer = EngineUnavailable(f"The engine gave no answer for {ANSWER_S:.0f} seconds: try again later.")
-        with self._lock:
-            self._replies.pop(id, None)
-            if isinstance(answer, BlueLMError):
-                self._open.pop(id, None)
-        if isinstance(answer, BlueLMError):
-            raise answer
+            model = self._state.model
+        assert model is not None
+        generation = Generation(
+            id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id)
+        )
+        answer = self._ask(Submit(id, messages, text, params, drop_oldest, caller), generation)
+        assert isinstance(answer, Accepted)
         generation.prompt_tokens, generation.dropped = answer.prompt_tokens, answer.dropped
         generation.seed = answer.seed
         return generation
+
+    def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
+        messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
+        answer = self._ask(Tokenize(self._new_id(), messages, text, bos))
+        assert isinstance(answer, TokensTold)
+        return answer.prompt
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        answer = self._ask(Detokenize(self._new_id(), tuple(ids)))
+        assert isinstance(answer, TextTold)
+        return answer.text
 
     def close(self) -> None:
         self._closed.set()
@@ -116,6 +117,40 @@ class EngineProcess:
             self._supervisor.join(timeout=10)
 
     # --- inside ---
+
+    def _new_id(self) -> str:
+        return f"{os.getpid():x}-{time.time_ns():x}-{next(self._ids):x}"
+
+    def _ask(self, said: Submit | Tokenize | Detokenize, opens: Generation | None = None) -> Reply:
+        """What the engine answers. opens: the answer that begins with a yes. Raises the engine's no."""
+        reply: queue.SimpleQueue[Reply | BlueLMError] = queue.SimpleQueue()
+        with self._lock:
+            self._refuse_unless_ready()
+            line = self._line
+            assert line is not None
+            # Both are known before the engine can speak of them: its first news may come right behind its yes.
+            self._replies[said.id] = reply
+            if opens is not None:
+                self._open[said.id] = opens
+        answer: Reply | BlueLMError
+        try:
+            line.send(said)
+            answer = reply.get(timeout=ANSWER_S)
+        except UnicodeEncodeError as error:
+            bad = error.object[error.start : error.end]
+            answer = InvalidParameter("prompt", bad, "whole Unicode characters, not half of a surrogate pair")
+        except OSError:
+            answer = EngineDied("the line was cut")
+        except queue.Empty:
+            self._cancel(said.id)
+            answer = EngineUnavailable(f"The engine gave no answer for {ANSWER_S:.0f} seconds: try again later.")
+        with self._lock:
+            self._replies.pop(said.id, None)
+            if isinstance(answer, BlueLMError):
+                self._open.pop(said.id, None)
+        if isinstance(answer, BlueLMError):
+            raise answer
+        return answer
 
     def _refuse_unless_ready(self) -> None:
         state = self._state
@@ -209,10 +244,10 @@ class EngineProcess:
             case Step(news):
                 for grown in news:
                     self._tell(grown.id, grown)
-            case Accepted(id) | Refused(id):
+            case Accepted(id) | TokensTold(id) | TextTold(id) | Refused(id):
                 reply = self._replies.get(id)
                 if reply is not None:
-                    reply.put(said if isinstance(said, Accepted) else BlueLMError.from_wire(said.error))
+                    reply.put(BlueLMError.from_wire(said.error) if isinstance(said, Refused) else said)
             case Pulse(running, waiting, cache_used, gpu_used, gpu_total):
                 self._set(
                     running=running, waiting=waiting, cache_used=cache_used, gpu_memory_used=gpu_used,
@@ -233,7 +268,7 @@ class EngineProcess:
         if generation is None:
             return
         if isinstance(news, Grown):
-            generation.push(Chunk(news.text, news.finish, news.usage))
+            generation.push(Chunk(news.text, news.finish, news.usage, news.tokens))
         else:
             generation.fail(BlueLMError.from_wire(news.error))  # type: ignore[attr-defined]
 

@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bluelm.engine.likely import Likely
 from bluelm.engine.scheduler import Piece, Row, Scheduler
 from bluelm.engine.tokenizer import StopStrings, Tokenizer
 from bluelm.engine.wire import Failed, Grown
 from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory
-from bluelm.types import FinishReason, SamplingParams, Usage
+from bluelm.types import FinishReason, SamplingParams, TokenLogprob, Usage
 
 log = logging.getLogger("bluelm.engine")
 
 
 class Runs(Protocol):
     """What computes a step (bluelm.engine.runner.Runner)."""
+
+    likely: dict[str, Likely]  # of the last step's tokens, by the ids of the rows whose settings ask for it
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]: ...
 
@@ -137,20 +140,26 @@ class EngineCore:
         if token is None:
             return None
         answer.first_at = answer.first_at or time.monotonic()
+        tokens = () if piece.row.params.logprobs is None else (self._told(piece.row, token),)
         if token in self.tokenizer.stop_ids:
             text, hit = answer.rest()
-            return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP)
+            return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP, tokens)
         text, hit = answer.grow(token)
         if hit:
-            return self._end(answer, text, FinishReason.STOP_STRING)
+            return self._end(answer, text, FinishReason.STOP_STRING, tokens)
         if len(piece.row.tokens) >= piece.row.max_tokens:
             more, hit = answer.rest()
-            return self._end(answer, text + more, FinishReason.STOP_STRING if hit else FinishReason.LENGTH)
-        return Grown(piece.row.id, text, None, None) if text else None
+            return self._end(answer, text + more, FinishReason.STOP_STRING if hit else FinishReason.LENGTH, tokens)
+        return Grown(piece.row.id, text, None, None, tokens) if text or tokens else None
 
-    def _end(self, answer: _Answer, text: str, reason: FinishReason) -> Grown:
+    def _told(self, row: Row, token: int) -> TokenLogprob:
+        likely, of = self.runner.likely[row.id], self.tokenizer.token
+        top = tuple(TokenLogprob(of(id), logprob) for id, logprob in likely.top)
+        return TokenLogprob(of(token), likely.logprob, top)
+
+    def _end(self, answer: _Answer, text: str, reason: FinishReason, tokens: tuple[TokenLogprob, ...] = ()) -> Grown:
         self._forget(answer)
-        return Grown(answer.row.id, text, reason, answer.usage())
+        return Grown(answer.row.id, text, reason, answer.usage(), tokens)
 
     def _fail(self, answer: _Answer, error: BlueLMError) -> Failed:
         self._forget(answer)

@@ -10,17 +10,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from bluelm.engine.generation import Generation
 from bluelm.errors import BlueLMError, EngineDown, EngineUnavailable, QueueFull
-from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams
+from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams, Tokenized
 
 SLACK = 4  # open answers more than the least loaded has, up to which a conversation stays where it was
 REMEMBERED = 10_000  # conversations
 LOOK_S = 0.1
 HEAD = 512  # characters of a plain text that name it
 ORDER = (Phase.READY, Phase.LOADING, Phase.RESTARTING, Phase.DOWN)  # what a fleet is, if one of it is
+
+T = TypeVar("T")
 
 
 class Member(Protocol):
@@ -32,6 +34,10 @@ class Member(Protocol):
     def submit(
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation: ...
+
+    def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized: ...
+
+    def detokenize(self, ids: Sequence[int]) -> str: ...
 
     def state(self) -> EngineState: ...
 
@@ -59,16 +65,18 @@ class Fleet:
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation:
         names = names_of(prompt)
-        refusal: BlueLMError | None = None
-        for member in self._in_order(names):
-            try:
-                generation = member.submit(prompt, params, drop_oldest=drop_oldest, caller=caller)
-            except (EngineUnavailable, QueueFull) as error:  # another one may do
-                refusal = refusal or error
-                continue
-            self._remember(names[0], member)
-            return generation
-        raise refusal or EngineDown("The engine was closed: start the app again.")
+        member, generation = self._first(
+            self._in_order(names),
+            lambda member: member.submit(prompt, params, drop_oldest=drop_oldest, caller=caller),
+        )
+        self._remember(names[0], member)
+        return generation
+
+    def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
+        return self._first(self._in_order(()), lambda member: member.tokenize(prompt, bos=bos))[1]
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return self._first(self._in_order(()), lambda member: member.detokenize(ids))[1]
 
     def state(self) -> EngineState:
         states = [member.state() for member in self._all()]
@@ -102,6 +110,16 @@ class Fleet:
             thread.join()
 
     # --- inside ---
+
+    def _first(self, members: Sequence[Member], ask: Callable[[Member], T]) -> tuple[Member, T]:
+        """Whoever says yes first, and what it says. Raises the first no."""
+        refusal: BlueLMError | None = None
+        for member in members:
+            try:
+                return member, ask(member)
+            except (EngineUnavailable, QueueFull) as error:  # another one may do
+                refusal = refusal or error
+        raise refusal or EngineDown("The engine was closed: start the app again.")
 
     def _all(self) -> list[Member]:
         with self._lock:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 
 from bluelm.errors import BlueLMError
-from bluelm.types import Chunk, FinishReason, Usage
+from bluelm.types import Chunk, FinishReason, TokenLogprob, Usage
 
 
 class Generation:
@@ -112,6 +112,12 @@ class Generation:
         """The same for whoever keeps it: it does not count as looking on."""
         with self._changed:
             return "".join(chunk.text for chunk in self._chunks)
+
+    @property
+    def tokens(self) -> tuple[TokenLogprob, ...]:
+        """All tokens so far; none unless that was asked for (SamplingParams.logprobs)."""
+        with self._changed:
+            return tuple(token for chunk in self._chunks for token in chunk.tokens)
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from bluelm.engine.tokenizer import Tokenizer
 from bluelm.errors import InvalidParameter, PromptTooLong, WrongModelKind
-from bluelm.prompt import fit_turns, plain
-from bluelm.types import Message, SamplingParams
+from bluelm.prompt import Parts, fit_turns, plain, text_of
+from bluelm.types import Message, SamplingParams, Tokenized
 
 RESERVE = 1024  # tokens kept for an answer without max_length when old turns are dropped (a quarter of a small window)
 
@@ -34,12 +34,11 @@ def admit(
 ) -> Admitted:
     """The prompt's tokens and the answer's limits. Raises InvalidParameter, WrongModelKind, PromptTooLong."""
     dropped = 0
-    if isinstance(prompt, str):
-        tokens = tokenizer.encode(plain(prompt))
-    else:
-        if drop_oldest:
-            prompt, dropped = fit_turns(prompt, lambda some: len(_encode(tokenizer, some)), _room(window, params))
-        tokens = _encode(tokenizer, prompt)
+    if drop_oldest and not isinstance(prompt, str):
+        prompt, dropped = fit_turns(
+            prompt, lambda some: len(tokenizer.encode(_parts(tokenizer, some))), _room(window, params)
+        )
+    tokens = tokenizer.encode(_parts(tokenizer, prompt))
     if not tokens:
         raise InvalidParameter("prompt", prompt, "a text that is not empty")
     max_new = window - len(tokens) if params.max_length is None else params.max_length
@@ -49,12 +48,32 @@ def admit(
     return Admitted(tokens, dropped, max_new, seed)
 
 
-def _encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def tokenize(tokenizer: Tokenizer, prompt: Sequence[Message] | str, *, bos: bool) -> Tokenized:
+    """What `admit` would have an answer begin with; without `bos` no token is put in front of it.
+
+    Raises InvalidParameter, WrongModelKind.
+    """
+    parts = _parts(tokenizer, prompt)
+    ids = tokenizer.encode(parts, bos=bos)
+    return Tokenized(text_of(parts), tuple(ids), {id: tokenizer.token(id) for id in set(ids)})
+
+
+def detokenize(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of tokens, control tokens and chat markers by name. Raises InvalidParameter."""
+    for id in ids:
+        if not 0 <= id < tokenizer.size:
+            raise InvalidParameter("tokens", id, f"ids from 0 to {tokenizer.size - 1}")
+    return tokenizer.spell(ids)
+
+
+def _parts(tokenizer: Tokenizer, prompt: Sequence[Message] | str) -> Parts:
+    if isinstance(prompt, str):
+        return plain(prompt)
     if tokenizer.template is None:
         raise WrongModelKind(
             "This is a base model: it continues a text and has no chat format. Send a plain prompt to /v1/completions."
         )
-    return tokenizer.encode(tokenizer.template.render(messages))
+    return tokenizer.template.render(prompt)
 
 
 def _room(window: int, params: SamplingParams) -> int:

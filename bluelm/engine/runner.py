@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.attention import RowGroup, Span, Step, padded_length
+from bluelm.engine.likely import Likely
 from bluelm.engine.linear import FEW
 from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache, Llama
-from bluelm.engine.sampler import sample_row, uniform
+from bluelm.engine.sampler import likeliest, sample_row, uniform
 from bluelm.engine.scheduler import Piece, Row
 
 FAILED = -1  # stands for a token where the model gave no numbers
@@ -21,7 +22,7 @@ class Runner:
     """A model with its cache, by PyTorch's own operations on any device.
 
     blocks: of the cache (0: `open` makes it later); vocab: ids from here on exist in the model but not in the
-    tokenizer: they are never sampled.
+    tokenizer: they are never sampled. likely: how likely the last step's tokens were, by the ids of the rows that ask.
     """
 
     batches = (1, FEW + 1)  # numbers of rows that are worth a test of their own
@@ -32,6 +33,7 @@ class Runner:
         self.vocab = vocab
         self.device = model.weights.norm.device
         self._in_block = torch.arange(block_size, device=self.device)
+        self.likely: dict[str, Likely] = {}
         self.blocks = blocks
         self.cache = KVCache(model.config, max(blocks, 1) * block_size, model.weights.norm)
 
@@ -56,13 +58,19 @@ class Runner:
             return self._run(pieces)
 
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
+        self.likely = {}
         ordered = sorted(pieces, key=_place)
         logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab])
         tokens = {piece.row.id: self._sample(next(logits), piece.row) for piece in ordered if piece.samples}
         return [tokens.get(piece.row.id) for piece in pieces]
 
     def _sample(self, logits: Tensor, row: Row) -> int:
-        return sample_row(logits.float(), row.params, row.tokens, uniform(row.seed, len(row.tokens)))
+        logits, params = logits.float(), row.params
+        raw = None if params.logprobs is None else logits.clone()
+        token = sample_row(logits, params, row.tokens, uniform(row.seed, len(row.tokens)))
+        if raw is not None and params.logprobs is not None and token != FAILED:
+            self.likely[row.id] = likeliest(raw[None], self._ids([token]), params.logprobs).of(0, params.logprobs)
+        return token
 
     def _step(self, pieces: Sequence[Piece]) -> Step:
         tokens: list[int] = []

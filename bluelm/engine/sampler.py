@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bluelm.engine.likely import Likely, ranked
 from bluelm.types import SamplingParams
 
 MASK64 = 2**64 - 1
@@ -84,3 +86,26 @@ def _invert(weights: Tensor, draw: float) -> int:
     sums = weights.to(torch.float64).cumsum(0)
     index = int(torch.searchsorted(sums, draw * sums[-1], right=True))
     return min(index, weights.shape[0] - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """Of some rows: tokens [rows] int64, their logprobs [rows], ids [rows, k] and logprobs of the k likeliest."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    ids: Tensor
+    best: Tensor
+
+    def of(self, row: int, count: int) -> Likely:
+        """One row, with its `count` likeliest; on the host."""
+        ids, best = self.ids[row, :count].tolist(), self.best[row, :count].tolist()
+        return ranked(int(self.tokens[row]), float(self.logprobs[row]), ids, best)
+
+
+def likeliest(logits: Tensor, tokens: Tensor, count: int) -> Likeliest:
+    """Log-softmax of the model's own logits [rows, vocab] float32: at `tokens` [rows] int64, and the greatest."""
+    whole = logits.logsumexp(-1, keepdim=True)
+    best, ids = logits.topk(min(count, logits.shape[-1]), dim=-1)
+    chosen = logits.gather(-1, tokens[:, None])
+    return Likeliest(tokens, (chosen - whole)[:, 0], ids, best - whole)

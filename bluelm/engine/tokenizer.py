@@ -12,6 +12,7 @@ from bluelm.engine.specials import Vocabulary
 from bluelm.engine.tokenizer_folder import Folder
 from bluelm.errors import InvalidParameter
 from bluelm.prompt import JinjaTemplate, Part, PromptTemplate
+from bluelm.types import Token
 
 __all__ = ["IncrementalDecoder", "StopStrings", "Tokenizer", "from_folder", "from_gguf"]
 
@@ -44,11 +45,11 @@ class Tokenizer:
         markers = template.stop_markers if template else ()
         self.stop_ids = self.eos_ids | {id for m in markers if (id := self._names.id_of(m)) is not None}
 
-    def encode(self, parts: Sequence[Part]) -> list[int]:
+    def encode(self, parts: Sequence[Part], *, bos: bool = True) -> list[int]:
         """The ids of a prompt, as if its whole string were tokenized at once.
 
         Special tokens and markers written by trusted parts become their ids; the same letters in untrusted parts, or
-        across a seam, are ordinary text. bos comes first, unless the template writes its own.
+        across a seam, are ordinary text. bos comes first, unless the template writes its own or it is not wanted.
         Raises InvalidParameter for text that is not Unicode (a lone surrogate).
         """
         text = "".join(self._names.rename(part.text) if part.trusted else part.text for part in parts)
@@ -60,7 +61,7 @@ class Tokenizer:
         ids = self._vocabulary.encode(text)
         templated = any(part.trusted for part in parts)
         writes_bos = templated and self.template is not None and self.template.writes_bos
-        return ids if self.bos_id is None or writes_bos else [self.bos_id, *ids]
+        return ids if self.bos_id is None or writes_bos or not bos else [self.bos_id, *ids]
 
     def decoder(self) -> IncrementalDecoder:
         """For one answer: text that goes on where a prompt ended, so a leading space is kept; control tokens are ''."""
@@ -71,9 +72,18 @@ class Tokenizer:
         decoder = self.decoder()
         return "".join(map(decoder.push, ids)) + decoder.flush()
 
+    def spell(self, ids: Iterable[int]) -> str:
+        """The same with special tokens and markers by name."""
+        named = {id: name.encode() for id, name in self._names.public.items()}
+        return b"".join(named.get(id, self._table[id]) for id in ids).decode("utf-8", "replace")
+
     def piece(self, id: int) -> str:
         """One token for display: special tokens by name, bytes that are no whole character as \\xNN."""
         return self._names.public.get(id) or self._table[id].decode("utf-8", "backslashreplace")
+
+    def token(self, id: int) -> Token:
+        """All that there is to tell of an id."""
+        return Token(id, self.piece(id), self._table[id], id in self._names.public)
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:

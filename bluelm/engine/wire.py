@@ -8,7 +8,17 @@ from typing import Any
 
 import msgspec
 
-from bluelm.types import NOBODY, Caller, FinishReason, Message, ModelInfo, SamplingParams, Usage
+from bluelm.types import (
+    NOBODY,
+    Caller,
+    FinishReason,
+    Message,
+    ModelInfo,
+    SamplingParams,
+    Tokenized,
+    TokenLogprob,
+    Usage,
+)
 
 
 class _Said(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -37,7 +47,19 @@ class Cancel(_Said, frozen=True):
     id: str
 
 
-ToEngine = Configure | Submit | Cancel
+class Tokenize(_Said, frozen=True):
+    id: str
+    messages: tuple[Message, ...] | None  # either these,
+    text: str | None  # or a plain text,
+    bos: bool  # with the beginning-of-sequence token that an answer's prompt would have
+
+
+class Detokenize(_Said, frozen=True):
+    id: str
+    ids: tuple[int, ...]
+
+
+ToEngine = Configure | Submit | Cancel | Tokenize | Detokenize
 
 
 # --- engine to app ---
@@ -73,6 +95,16 @@ class Refused(_Said, frozen=True):
     error: dict[str, Any]
 
 
+class TokensTold(_Said, frozen=True):
+    id: str
+    prompt: Tokenized
+
+
+class TextTold(_Said, frozen=True):
+    id: str
+    text: str
+
+
 class Grown(_Said, frozen=True):
     """An answer went on; with `finish` it has ended."""
 
@@ -80,6 +112,7 @@ class Grown(_Said, frozen=True):
     text: str
     finish: FinishReason | None
     usage: Usage | None
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 class Failed(_Said, frozen=True):
@@ -103,7 +136,7 @@ class Pulse(_Said, frozen=True):
     gpu_memory_total: int
 
 
-ToApp = Loading | Ready | Fatal | Accepted | Refused | Step | Pulse
+ToApp = Loading | Ready | Fatal | Accepted | Refused | TokensTold | TextTold | Step | Pulse
 
 
 class Line:

@@ -19,13 +19,14 @@ from multiprocessing.connection import Connection
 from bluelm import logs
 from bluelm.config import Settings
 from bluelm.engine.core import Request
-from bluelm.engine.intake import admit
+from bluelm.engine.intake import admit, detokenize, tokenize
 from bluelm.engine.loader import Loaded, load
 from bluelm.engine.memory import card_memory
 from bluelm.engine.wire import (
     Accepted,
     Cancel,
     Configure,
+    Detokenize,
     Failed,
     Fatal,
     Grown,
@@ -36,7 +37,10 @@ from bluelm.engine.wire import (
     Refused,
     Step,
     Submit,
+    TextTold,
     ToEngine,
+    Tokenize,
+    TokensTold,
 )
 from bluelm.errors import BlueLMError, QueueFull
 
@@ -95,6 +99,8 @@ class Worker:
                 self._inbox.put(said)
             elif isinstance(said, Submit):
                 self._submit(said)
+            elif isinstance(said, Tokenize | Detokenize):
+                self._tell(said)
 
     def _submit(self, asked: Submit) -> None:
         try:
@@ -122,8 +128,19 @@ class Worker:
         if there >= self.most + (0 if known else self.most // KEPT_SHARE):
             raise QueueFull(there)
 
+    def _tell(self, asked: Tokenize | Detokenize) -> None:
+        try:
+            if isinstance(asked, Detokenize):
+                self.line.send(TextTold(asked.id, detokenize(self.tokenizer, asked.ids)))
+                return
+            prompt = asked.text if asked.messages is None else asked.messages
+            assert prompt is not None
+            self.line.send(TokensTold(asked.id, tokenize(self.tokenizer, prompt, bos=asked.bos)))
+        except BlueLMError as error:
+            self.line.send(Refused(asked.id, error.to_wire()))
 
-def receive_or_end(line: Line) -> Configure | Submit | Cancel:
+
+def receive_or_end(line: Line) -> ToEngine:
     """The next message; the process ends where the app is gone."""
     try:
         return line.receive()

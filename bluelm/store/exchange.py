@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bluelm.conversation import Answer, Node, Question, Status, Tree
+from bluelm.conversation import Answer, Node, Question, Status, Tree, told
 from bluelm.errors import BadImport, BlueLMError, InvalidParameter
 from bluelm.prompt import check_messages
 from bluelm.store import rows
@@ -23,7 +23,7 @@ from bluelm.types import Message, Role
 FILE_BYTES = 64 * 2**20
 CONVERSATIONS = 10_000  # in one file
 FORMAT = 1
-_PARTS = ("settings", "usage", "facts")  # columns that hold JSON
+_PARTS = ("settings", "usage", "facts", "tokens")  # columns that hold JSON
 
 
 def to_jsonl(conversations: Iterable[Portable]) -> Iterator[str]:
@@ -113,6 +113,7 @@ class _Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     facts: dict[str, Any] = {}
     finish_reason: str | None = None
     model: str = ""
+    tokens: list[Any] | None = None
 
 
 class _Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +184,8 @@ def _whole(given: _Whole, title: str) -> Portable:
         row = {name: getattr(one, name) for name in rows.COLUMNS}
         row |= {name: json.dumps(row[name]) if row[name] else None for name in _PARTS}
         node = rows.node(row)
+        if isinstance(node, Answer):
+            node = replace(node, tokens=told.pack(told.unpack(node.tokens)))  # or raises ValueError
         if isinstance(node, Answer) and node.status.is_open:
             node = replace(node, status=Status.INTERRUPTED)
         nodes.append(node)

@@ -13,6 +13,7 @@ from bluelm.types import FinishReason, Role, SamplingParams, Usage
 
 COLUMNS = (
     "id", "parent", "role", "content", "state", "settings", "usage", "facts", "finish_reason", "model", "created",
+    "tokens",
 )  # fmt: skip
 FACTS = ("prompt_tokens", "window", "dropped", "continues")
 
@@ -50,6 +51,7 @@ def row(node: Node) -> dict[str, Any]:
         "state": node.status.value, "settings": Settings(node.params, node.system).to_json(),
         "usage": json(node.usage) if node.usage else None, "facts": json(facts),
         "finish_reason": node.finish_reason and node.finish_reason.value, "model": node.model, "created": node.created,
+        "tokens": node.tokens or None,
     }  # fmt: skip
 
 
@@ -65,5 +67,5 @@ def node(row: Mapping[str, Any]) -> Node:
         FinishReason(row["finish_reason"]) if row["finish_reason"] else None,
         msgspec.json.decode(row["usage"], type=Usage) if row["usage"] else None,
         BlueLMError.from_wire(error) if error else None, row["model"], created=row["created"],
-        **{name: facts[name] for name in FACTS if name in facts},
+        tokens=row["tokens"] or "", **{name: facts[name] for name in FACTS if name in facts},
     )  # fmt: skip

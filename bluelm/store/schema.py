@@ -81,6 +81,7 @@ MIGRATIONS = (
         PRIMARY KEY (owner, name)
     ) WITHOUT ROWID
     """,
+    "ALTER TABLE messages ADD COLUMN tokens TEXT",  # JSON: how likely an answer's tokens were (conversation/told.py)
 )
 
 RECOVERY = "UPDATE messages SET state = 'interrupted' WHERE state IN ('asking', 'running')"

@@ -30,6 +30,26 @@ WORDS = {
     "copy": "Copy",
     "copied": "Copied",
     "api": "As a request to the API",
+    "seen": "What the model saw",
+    "seen.sub": "The exact prompt of this answer as the model that runs now reads it: {n} tokens, {markers} of them "
+    "markers of its format.",
+    "seen.other_model": "The answer came from {was}; these are the tokens of {now}.",
+    "seen.tokens": "Tokens",
+    "seen.text": "Text",
+    "seen.ids": "Show ids",
+    "tokens": "How likely each token was",
+    "tokens.sub": "{n} tokens; perplexity {perplexity}. Probabilities are the model's own, before temperature and the "
+    "other settings. Point at a token, or tab to it, for what might have been said instead.",
+    "tokens.partly": "{n} tokens of this answer were made with the switch off.",
+    "tokens.part": "Part of {n}",
+    "tokens.legend": "Probability:",
+    "tokens.id": "id {id}",
+    "tokens.marker": "marker",
+    "tokens.bytes": "bytes {bytes}",
+    "tokens.label": "{token}, probability {chance}",
+    "logprobs": "Token probabilities",
+    "logprobs.help": "Keep with each answer how likely its tokens were, and the likeliest others. Costs a little time "
+    "and space.",
     "api.sub": "The very request of this answer, with its seed: it gives the same answer, up to rounding where the "
     "beginning of the prompt comes from the cache and the model computes in fewer than 32 bits.",
     "api.unfinished": "This answer goes on with an earlier one, which the API cannot ask for. Step to a version that "

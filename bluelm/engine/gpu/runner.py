@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.gpu.decode import Decoder
+from bluelm.engine.gpu.likely import Noted, note
 from bluelm.engine.gpu.prefill import Prefill
 from bluelm.engine.gpu.states import States, sent
+from bluelm.engine.likely import Likely
 from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.scheduler import Piece, Row
@@ -25,11 +27,13 @@ _BUFFERS = 8  # launches whose tokens may be on their way to the host at once
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """A step on its way. starts: position of the token it takes in, by row. tokens: [states] int32, once `done`."""
+    """A step on its way. starts: position of the token it takes in, by row. tokens: [states] int32, once `done`; then
+    also what was noted of them."""
 
     starts: dict[Row, int]
     tokens: Tensor
     done: torch.cuda.Event | None
+    noted: list[Noted]
 
     def read(self, states: dict[Row, int]) -> dict[Row, int]:
         """The sampled tokens, waited for."""
@@ -38,13 +42,18 @@ class _Launch:
         tokens = self.tokens.tolist()
         return {row: tokens[state] for row, state in states.items()}
 
+    def likely(self) -> dict[str, Likely]:
+        """How likely they were, by the ids of the rows that ask; to be called after `read`."""
+        return {row.id: likely for noted in self.noted for row, likely in noted.read()}
+
 
 class GpuRunner:
     """A model on a CUDA device, with its cache. The contract is bluelm.engine.runner.Runner's.
 
     blocks, block_size: of the cache (0: `open` makes it later); vocab: ids from here on are never sampled; max_running:
     rows of a step at most; context: positions that rows reach (of the model, if not given); exact: a row that is alone
-    decodes as slowly as in company, and to the last bit the same. On a CPU the kernels need TRITON_INTERPRET=1.
+    decodes as slowly as in company, and to the last bit the same. likely: as the Runner's. On a CPU the kernels need
+    TRITON_INTERPRET=1.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class GpuRunner:
         )  # fmt: skip
         self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, exact=exact)
         self._exact = exact
+        self.likely: dict[str, Likely] = {}
         self._slots: list[int] = []
         self._ahead: _Launch | None = None
         pinned = self.device.type == "cuda"
@@ -121,8 +131,10 @@ class GpuRunner:
             launches.append((self._fill(prompts, sampling), sampling))
         self._guess([piece.row for _, some in launches for piece in some])
         tokens: dict[Row, int] = {}
+        self.likely = {}
         for launch, some in launches:
             tokens |= launch.read({piece.row: self.states.slot(piece.row) for piece in some})
+            self.likely |= launch.likely()
         return [tokens.get(piece.row) for piece in pieces]
 
     def _decodes(self, piece: Piece) -> bool:
@@ -149,14 +161,15 @@ class GpuRunner:
         return self._launch({piece.row: piece.start for piece in pieces})
 
     def _launch(self, starts: dict[Row, int]) -> _Launch:
-        rows = list(starts)
+        rows, noted = list(starts), []
         most = self._decoder.batches[-1]
         for first in range(0, len(rows), most):
             some = rows[first : first + most]
             batch = self._decoder.batch(len(some))
             self._set_slots(some, batch)
             self._decoder.step(batch)
-        return self._launched(starts)
+            noted += note(some, self._decoder.logits[:, : self.vocab], self.states)
+        return self._launched(starts, noted)
 
     def _fill(self, pieces: Sequence[Piece], sampling: Sequence[Piece]) -> _Launch:
         """Compute pieces of prompts; those that are complete sample."""
@@ -166,13 +179,14 @@ class GpuRunner:
             last = last[sent(chosen, torch.int64, self.device)]
         for piece in sampling:
             self.states.write(piece.row, piece.start + piece.count - 1)
-        most = self._decoder.batches[-1]
+        most, noted = self._decoder.batches[-1], []
         for first in range(0, len(sampling), most):
             some = [piece.row for piece in sampling[first : first + most]]
             self._set_slots(some, len(some))
             self._decoder.x[: len(some)] = last[first : first + most]
             self._decoder.sample(len(some))
-        return self._launched({piece.row: piece.start + piece.count - 1 for piece in sampling})
+            noted += note(some, self._decoder.logits[:, : self.vocab], self.states)
+        return self._launched({piece.row: piece.start + piece.count - 1 for piece in sampling}, noted)
 
     def _set_slots(self, rows: Sequence[Row], batch: int) -> None:
         slots = [self.states.slot(row) for row in rows] + [self.states.dummy] * (batch - len(rows))
@@ -180,7 +194,7 @@ class GpuRunner:
             self._decoder.slots[:batch] = sent(slots, torch.int32, self.device)
             self._slots = slots
 
-    def _launched(self, starts: dict[Row, int]) -> _Launch:
+    def _launched(self, starts: dict[Row, int], noted: list[Noted]) -> _Launch:
         """Have the tokens sent to the host as soon as they are there."""
         for row in starts:
             self.states.advance(row)
@@ -191,4 +205,4 @@ class GpuRunner:
         if self.device.type == "cuda":
             done = torch.cuda.Event()
             done.record()
-        return _Launch(starts, buffer, done)
+        return _Launch(starts, buffer, done, noted)

@@ -63,24 +63,25 @@ def _order(value):
 
 @triton.jit
 def _scan(
-    logits, slots, temperatures, penalties, seeds, positions, seen, greatest, weight, race, likeliest, winner,
+    logits, penalised, slots, temperatures, penalties, seeds, positions, seen, greatest, weight, race, likeliest,
+    winner,
     VOCAB: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Penalise logits in place, and note of each part: greatest logit and its id; of a row that is sampled also the
-    weight of all and the winner of the race."""
+    """Write a penalised row's logits to `penalised`, and note of each part: greatest logit and its id; of a row that is
+    sampled also the weight of all and the winner of the race."""
     begin(EARLY)
     row = tl.program_id(0)
     part = tl.program_id(1)
     state = tl.load(slots + row).to(tl.int64)
     id = part * PART + tl.arange(0, PART)
-    at = logits + row.to(tl.int64) * WIDTH + id
+    at = row.to(tl.int64) * WIDTH + id
     inside = id < VOCAB
-    logit = tl.load(at, mask=inside, other=-float("inf")) + 0.0
+    logit = tl.load(logits + at, mask=inside, other=-float("inf")) + 0.0
     penalty = tl.load(penalties + state)
     if penalty != 1.0:
         known = tl.load(seen + state * WIDTH + id, mask=inside, other=0) != 0
         logit = tl.where(known, tl.where(logit > 0, logit / penalty, logit * penalty), logit)
-        tl.store(at, logit, mask=inside)
+        tl.store(penalised + at, logit, mask=inside)
     best = tl.max(logit)
     broken = tl.max(tl.where(logit != logit, 1, 0)) > 0
     out = row * PARTS + part
@@ -182,7 +183,7 @@ def _drawn(
 
 @triton.jit
 def _choose(
-    logits, slots, temperatures, top_ps, top_ks, seeds, positions, tokens, seen,
+    logits, penalised, slots, temperatures, penalties, top_ps, top_ks, seeds, positions, tokens, seen,
     greatest, weight, race, likeliest, winner,
     VOCAB: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     DUMMY: tl.constexpr, EARLY: tl.constexpr,
@@ -209,8 +210,9 @@ def _choose(
         first = tl.min(tl.where(scores == tl.max(scores), winners, WIDTH))
         least = tl.min(tl.where(real, most, top))
         key, other = _keys(tl.load(seeds + state), position)
+        drawn_from = tl.where(tl.load(penalties + state) != 1.0, penalised, logits)
         id = _drawn(
-            logits + row.to(tl.int64) * WIDTH, first, top, total, least, PARTS, temperature, top_k,
+            drawn_from + row.to(tl.int64) * WIDTH, first, top, total, least, PARTS, temperature, top_k,
             tl.load(top_ps + state), key, other, VOCAB, BLOCK)  # fmt: skip
     if state < DUMMY:
         tl.store(tokens + state, id)
@@ -220,8 +222,9 @@ def _choose(
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Between the two kernels: [rows, parts] each."""
+    """Between the two kernels. penalised: [rows, width], logits of rows with a penalty; the others: [rows, parts]."""
 
+    penalised: Tensor
     greatest: Tensor
     weight: Tensor
     race: Tensor
@@ -232,13 +235,14 @@ class Scratch:
     def make(cls, rows: int, width: int, device: torch.device) -> Scratch:
         shape = (rows, triton.cdiv(width, PART))
         floats = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(3)]
-        return cls(*floats, *(torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2)))
+        penalised = torch.zeros((rows, width), dtype=torch.float32, device=device)
+        return cls(penalised, *floats, *(torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2)))
 
 
 def sample(logits: Tensor, slots: Tensor, states: States, scratch: Scratch, rows: int, vocab: int) -> None:
     """Each row's next token to states.token, its position one further, the token noted as seen.
 
-    logits: [>= rows, width] float32, changed in place; slots: [>= rows] int32, the rows' states; ids from vocab on are
+    logits: [>= rows, width] float32; slots: [>= rows] int32, the rows' states; ids from vocab on are
     never sampled. A row whose logits are not numbers gets the token -1.
     """
     width = logits.shape[1]
@@ -246,11 +250,11 @@ def sample(logits: Tensor, slots: Tensor, states: States, scratch: Scratch, rows
     noted = (scratch.greatest, scratch.weight, scratch.race, scratch.likeliest, scratch.winner)
     options = launch.options(logits.device)
     _scan[(rows, parts)](
-        logits, slots, states.temperature, states.penalty, states.seed, states.position, states.seen, *noted,
-        vocab, width, parts, PART, **options,
+        logits, scratch.penalised, slots, states.temperature, states.penalty, states.seed, states.position, states.seen,
+        *noted, vocab, width, parts, PART, **options,
     )  # fmt: skip
     _choose[(rows,)](
-        logits, slots, states.temperature, states.top_p, states.top_k, states.seed, states.position, states.token,
-        states.seen, *noted, vocab, width, parts, triton.next_power_of_2(parts), block,
+        logits, scratch.penalised, slots, states.temperature, states.penalty, states.top_p, states.top_k, states.seed,
+        states.position, states.token, states.seen, *noted, vocab, width, parts, triton.next_power_of_2(parts), block,
         states.dummy, num_warps=16, **options,
     )  # fmt: skip
