@@ -1,17 +1,20 @@
 """Cut a growing text into finished blocks and one open tail, so that a page redraws the tail alone.
 
 Two laws hold for every text, however it arrives: the blocks and the tail joined are the text, and a block once
-finished stays as it is.
+finished stays as it is. A long tail can be cut once more while it grows (`part_end`), for the eye alone: its parts look
+much like the block that they will be.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["FENCE", "BlockSplitter", "closes", "split_blocks"]
+__all__ = ["FENCE", "BlockSplitter", "closes", "is_table_rule", "part_end", "split_blocks"]
 
 FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(`{3,}(?=[^`\n]*$)|~{3,})")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])(?=\s)")
+_TABLE_RULE = re.compile(r"^[ \t>]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
+_PAIRED = re.compile(r"\$\$|`+|\*\*|~~|\\[\[\]()]")  # what may be open at the end of a line and go on in the next
 _MAYBE_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)]?)$")
 
 
@@ -84,3 +87,34 @@ def closes(line: str, fence: str) -> bool:
     """Whether a line ends the code that `fence` opened."""
     bare = line.strip()
     return len(bare) >= len(fence) and set(bare) == {fence[0]}
+
+
+def is_table_rule(line: str) -> bool:
+    """Whether a line stands between a table's head and its rows."""
+    return ("|" in line or "---" in line) and bool(_TABLE_RULE.match(line))
+
+
+def part_end(text: str, *, code: bool) -> int:
+    """Where an open block can be cut so that what is before looks finished: behind its last whole line but one; else 0.
+
+    code: the text is code. A list is cut before its items alone, and nothing is cut in a table, a formula or quotes.
+    """
+    cut, is_list, fence, paired = 0, False, "", 0
+    at = 0
+    while (newline := text.find("\n", at)) >= 0:
+        line = text[at:newline]
+        if code:
+            cut = at
+        else:
+            is_list = is_list or _ITEM.match(line) is not None
+            if not fence and not paired % 2 and (_ITEM.match(line) if is_list else line[:1].strip()):
+                cut = at
+            if is_table_rule(line):
+                return 0
+            if (opening := FENCE.match(line)) is not None and not fence:
+                fence = opening.group(1)
+            elif fence and closes(line.lstrip(" \t>"), fence):
+                fence = ""
+            paired += 0 if fence else len(_PAIRED.findall(line))
+        at = newline + 1
+    return cut

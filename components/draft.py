@@ -12,7 +12,8 @@ from streamlit.delta_generator import DeltaGenerator
 from bluelm.conversation import View
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
-from components.transcript import FRAME_S, TAIL_CHARS_PER_S, rest
+from components.growing import FRAME_S, OPEN_CHARS_PER_S
+from components.transcript import rest
 
 __all__ = ["Piece", "cut", "draw", "follow", "pieces"]
 
@@ -77,7 +78,7 @@ def follow(generation: Generation | None, view: View, place: DeltaGenerator) -> 
             _block(slot, tail, growing=True)
         if chunks and chunks[-1].finish_reason:
             return
-        rest(begun + max(FRAME_S, sum(len(text) for text, _ in tail) / TAIL_CHARS_PER_S))
+        rest(begun + max(FRAME_S, sum(len(text) for text, _ in tail) / OPEN_CHARS_PER_S))
 
 
 def _joined(tail: list[Piece], more: str) -> list[Piece]:

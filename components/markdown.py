@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from components.blocks import FENCE, closes
+from components.blocks import FENCE, closes, is_table_rule
 
 __all__ = ["code_block", "render"]
 
 _TOP_FENCE = re.compile(r"^\s*?(?:^|\n)(`{3,}(?=[^`\n]*(?:\n|$))|~{3,})[ \t]*([^\n]*)(?:\n|$)")
-_TABLE_RULE = re.compile(r"^[ \t>]*\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$")
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-*+]|\d{1,9}[.)])(?:[ \t]|$)")
 _DEFINITION = re.compile(r"^([ \t]{0,3})\[(?=[^\]\n]+\]:)", re.MULTILINE)
 
@@ -132,17 +131,13 @@ def _plain(text: str, start: int, end: int) -> str:
     Entities are read back before Streamlit looks for shortcodes and arrows, so these are cut in two by an empty colour.
     """
     lines = _free_stars(text, start, end).split("\n")
-    plain = [line if _is_table_rule(line) else _plain_line(line) for line in lines]
+    plain = [line if is_table_rule(line) else _plain_line(line) for line in lines]
     for i in range(len(lines) - 1):
         here = lines[i].strip() or (i == 0 and start > 0 and text[start - 1] != "\n")
         below = lines[i + 1].strip() or (i + 2 == len(lines) and end < len(text))
         if here and below:
             plain[i] += "  "
     return _DEFINITION.sub(r"\1&#91;", "\n".join(plain))
-
-
-def _is_table_rule(line: str) -> bool:
-    return ("|" in line or "---" in line) and bool(_TABLE_RULE.match(line))
 
 
 def _plain_line(line: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from bluelm.types import ModelKind
-from components import style
+from components import habits, style
 from components.engine_handle import engine
 from components.i18n import tell
 
@@ -17,6 +17,7 @@ ICON = str(HERE / "icon.svg")  # a named icon would be fetched from the internet
 
 st.set_page_config(page_title=tell("app"), page_icon=ICON, layout="centered")
 style.draw()
+habits.draw()
 
 # A base model cannot chat. Which kind it is shows once it is known, at the latest when the notice of its loading ends.
 model = engine().state().model

@@ -60,20 +60,19 @@ def draw(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
         place = listed.container(gap="small")
         with settings:
             wishes = Wishes(SamplingParams()) if model is None else _settings(model)
-        meter = st.container()
-        if model is not None:
-            _model_card(model)
-        st.segmented_control(
-            tell("language"),
-            list(i18n.LANGUAGES),
-            format_func=lambda code: i18n.LANGUAGES[code],
-            key=i18n.KEY,
-            required=True,
-            label_visibility="collapsed",
-            on_change=i18n.remember,
-            persist_state="session",
-        )
+        with st.container(key="sidebar_foot"):
+            meter = st.container()
+            if model is not None:
+                _model_card(model)
+            _languages()
     return Sidebar(wishes, model, place, meter, new_chat)
+
+
+def _languages() -> None:
+    st.segmented_control(
+        tell("language"), list(i18n.LANGUAGES), format_func=lambda code: i18n.LANGUAGES[code], key=i18n.KEY,
+        required=True, label_visibility="collapsed", on_change=i18n.remember, persist_state="session",
+    )  # fmt: skip
 
 
 def _context_meter(model: ModelInfo, view: View | None) -> None:

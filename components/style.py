@@ -18,11 +18,33 @@ CSS = """
 @keyframes caret { 50% { opacity: 0; } }
 @media (prefers-reduced-motion: reduce) { .caret { animation: none; } }
 [data-testid="stBottomBlockContainer"] { padding-bottom: 1.5rem; }
-.st-key-welcome h2 { font-size: 1.75rem; padding-top: 2.5rem; }
+.st-key-welcome { padding-top: 14vh; }
+.st-key-welcome h2 { font-size: 1.75rem; padding-top: 0; }
+div:has(> .st-key-habits) { display: none; }
+[data-testid="stSidebarCollapseButton"] { visibility: visible !important; } /* not only for those who point there */
+[data-testid="stAppScrollToBottomContainer"]:focus-visible { box-shadow: inset 0 0 0 2px rgba(76, 127, 255, 0.85); }
+/* Colours that everybody can read. */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p {
+  color: light-dark(#586074, #a3abba); opacity: 1; }
+.stCode .token { color: light-dark(#4b5568, #a8b3c7); }
+.stCode .token:is(.keyword, .selector, .important, .atrule, .tag) { color: light-dark(#0a5fc2, #7fb0ff); }
+.stCode .token:is(.function, .class-name) { color: light-dark(#1449b8, #9cc2ff); }
+.stCode .token:is(.string, .char, .attr-value, .inserted, .url, .builtin) { color: light-dark(#0b7a3b, #6ed18f); }
+.stCode .token:is(.number, .regex, .boolean, .constant, .symbol) { color: light-dark(#0b6e75, #62d3d3); }
+.stCode .token:is(.comment, .prolog, .doctype, .cdata) { color: light-dark(#5f6b80, #93a0b8); }
+.stCode .token:is(.operator, .deleted, .entity) { color: light-dark(#9a4a00, #ffb27a); }
+/* The sidebar's foot stands at its bottom. */
+[data-testid="stSidebarContent"], [data-testid="stSidebarUserContent"], [data-testid="stSidebarUserContent"] > div {
+  display: flex; flex-direction: column; }
+[data-testid="stSidebarUserContent"], [data-testid="stSidebarUserContent"] > div,
+[data-testid="stSidebarUserContent"] > div > [data-testid="stVerticalBlock"] { flex: 1 0 auto; }
+[data-testid="stSidebarUserContent"] { padding-bottom: 1.5rem; }
+div:has(> .st-key-sidebar_foot) { margin-top: auto; }
 .stChatMessage h1 { font-size: 1.5rem; }
 .stChatMessage h2 { font-size: 1.3rem; }
 .stChatMessage h3 { font-size: 1.1rem; }
 .stChatMessage [data-testid="stMarkdownContainer"] { overflow-wrap: anywhere; }
+.stChatMessage [data-testid="stHeaderActionElements"] { display: none; } /* links to a model's headings lead nowhere */
 .stChatMessage table { display: block; overflow-x: auto; }
 /* Buttons that show their icon alone keep their name for screen readers. */
 [class*="st-key-icon_"] button [data-testid="stMarkdownContainer"],
@@ -39,6 +61,7 @@ CSS = """
 .st-key-chats_top { align-items: center; flex-wrap: nowrap; }
 .st-key-undo_bar { padding: 0.25rem 0.5rem; flex-wrap: nowrap; }
 [class*="st-key-actions_"] { min-height: 2rem; }
+[class*="st-key-actions_a"] { margin-left: -0.4rem; }
 [class*="st-key-actions_"] button { opacity: 0.65; }
 [class*="st-key-actions_"] button:hover, [class*="st-key-actions_"] button:focus-visible { opacity: 1; }
 /* The list of conversations: one line each, and its menu where one points, or always where nothing hovers. */
@@ -53,6 +76,23 @@ CSS = """
   [class*="st-key-chat_"] [class*="st-key-menu_"] button { opacity: 0; }
   [class*="st-key-chat_"]:hover [class*="st-key-menu_"] button,
   [class*="st-key-menu_"] button:focus-visible, [class*="st-key-menu_"] button[aria-expanded="true"] { opacity: 1; }
+}
+/* The parts of a long block that is still open look like one. */
+[class*="st-key-parts_"] [data-testid="stElementContainer"]:not(:last-child) pre { border-bottom-left-radius: 0;
+  border-bottom-right-radius: 0; padding-bottom: 0; }
+[class*="st-key-parts_"] [data-testid="stElementContainer"]:not(:first-child) pre { border-top-left-radius: 0;
+  border-top-right-radius: 0; padding-top: 0; }
+@media (pointer: coarse) { /* fingers */
+  [class*="st-key-icon_"] button, [class*="st-key-menu_"] button, [class*="st-key-open_"] button,
+  [data-testid="stExpandSidebarButton"], [data-testid="stSidebarCollapseButton"] button {
+    min-height: 2.75rem; min-width: 2.75rem; }
+}
+@media (max-width: 640px) {
+  [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem 1rem; }
+  [data-testid="stBottomBlockContainer"] { padding: 0.5rem 1rem 1rem; }
+  .stChatMessage { gap: 0; padding: 0.75rem; }
+  .stChatMessage > [data-testid="stChatMessageAvatarCustom"] { display: none; } /* room for the text */
+  .st-key-welcome { padding-top: 6vh; }
 }
 .left_out { display: flex; align-items: center; gap: 0.75rem; font-size: 0.8rem; opacity: 0.7; }
 .left_out::before, .left_out::after { content: ""; flex: 1; border-top: 1px dashed currentColor; }

@@ -12,15 +12,12 @@ from bluelm.conversation import View
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
 from components import answer_facts, i18n, message_actions
-from components.blocks import BlockSplitter, split_blocks
+from components.blocks import split_blocks
+from components.growing import FRAME_S, GrowingAnswer, draw_block
 from components.i18n import tell
-from components.markdown import code_block, render
 from components.message_actions import Wish
 
-__all__ = ["FRAME_S", "TAIL_CHARS_PER_S", "draw", "follow", "rest"]
-
-FRAME_S = 0.1  # at most ten updates a second
-TAIL_CHARS_PER_S = 40_000  # of an open block sent again and again: a long one is updated less often
+__all__ = ["draw", "follow", "rest"]
 
 
 def draw(view: View, ready: bool, wish: Wish | None = None) -> DeltaGenerator | None:
@@ -47,7 +44,7 @@ def draw(view: View, ready: bool, wish: Wish | None = None) -> DeltaGenerator | 
                 open_place = body
                 continue
             for block in split_blocks(turn.answer):
-                _block(body, block)
+                draw_block(body, block)
             answer_facts.draw(turn)
             if wish is not None:
                 message_actions.draw_answer(turn, ready and not view.busy, turn is view.last, wish)
@@ -59,14 +56,7 @@ def follow(generation: Generation | None, body: DeltaGenerator, begun_with: str 
 
     begun_with: the text that it goes on with. Stopping this script leaves the answer alone.
     """
-    splitter = BlockSplitter()
-    for block in splitter.feed(begun_with):
-        _block(body, block)
-    slot = body.empty()
-    if splitter.tail.strip():
-        _block(slot, splitter.tail)
-    else:
-        slot.caption(tell("thinking"))
+    growing = GrowingAnswer(body, begun_with)
     if generation is None:
         rest(time.monotonic() + FRAME_S)
         return
@@ -78,15 +68,10 @@ def follow(generation: Generation | None, body: DeltaGenerator, begun_with: str 
         except BlueLMError:  # is told in its turn
             return
         seen += len(chunks)
-        for block in splitter.feed("".join(chunk.text for chunk in chunks)):
-            if block.strip():
-                _block(slot, block)
-                slot = body.empty()
-        if chunks and splitter.tail.strip():
-            _block(slot, splitter.tail)
+        growing.feed("".join(chunk.text for chunk in chunks))
         if chunks and chunks[-1].finish_reason:
             return
-        rest(begun + max(FRAME_S, len(splitter.tail) / TAIL_CHARS_PER_S))
+        rest(begun + growing.pause_s)
 
 
 def rest(until: float) -> None:
@@ -97,17 +82,6 @@ def rest(until: float) -> None:
         if left <= 0:
             return
         time.sleep(min(left, FRAME_S))
-
-
-def _block(place: DeltaGenerator, block: str) -> None:
-    """One block of an answer. Code has an element of its own, which touches nothing in it."""
-    if not block.strip():
-        return
-    code = code_block(block)
-    if code is None:
-        place.markdown(render(block))
-    else:
-        place.code(code[1], language=code[0] or None)
 
 
 def _said(text: str) -> None:

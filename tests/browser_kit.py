@@ -59,12 +59,16 @@ def shot(page: Page, name: str) -> None:
 
 
 class Line:
-    """A TCP line to a server on this machine, which can be cut: open connections break, new ones come through."""
+    """A TCP line to a server on this machine, which can be cut: open connections break, new ones come through.
+
+    received: bytes that the server has sent over it.
+    """
 
     def __init__(self, server_url: str) -> None:
         self._target = int(server_url.rsplit(":", 1)[1])
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self.received = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -83,13 +87,13 @@ class Line:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [near, far]
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink, sink is near), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.received += len(data) if counted else 0
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):

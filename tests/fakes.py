@@ -70,19 +70,20 @@ class FakeEngine:
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation:
         self._refuse()
+        context = (self.now.model or INFO).context
         size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
         dropped = 0
         if not isinstance(prompt, str):
-            while drop_oldest and size + (params.max_length or 1) > INFO.context and len(prompt) > 1:
+            while drop_oldest and size + (params.max_length or 1) > context and len(prompt) > 1:
                 size, prompt, dropped = size - len(prompt[0].content), prompt[1:], dropped + 1
-        if size + (params.max_length or 1) > INFO.context:
-            raise PromptTooLong(size, params.max_length or 1, INFO.context)
+        if size + (params.max_length or 1) > context:
+            raise PromptTooLong(size, params.max_length or 1, context)
         self.seen.append((prompt, params))
         self.callers.append(caller)
         stop = threading.Event()
         seed = params.seed if params.seed is not None else 1
         generation = Generation(
-            f"fake-{next(self._ids)}", model=INFO.id, prompt_tokens=size, window=INFO.context, seed=seed,
+            f"fake-{next(self._ids)}", model=INFO.id, prompt_tokens=size, window=context, seed=seed,
             dropped=dropped, on_cancel=stop.set,
         )  # fmt: skip
         self.running[generation.id] = stop

@@ -151,7 +151,7 @@ class FakeControls:
         fail_after: answers die after so many pieces (-1: no more). waits: seconds that submit takes.
         """
         from bluelm.errors import EngineDied
-        from bluelm.types import ModelInfo, Phase
+        from bluelm.types import ModelInfo, Phase, SamplingParams
         from tests import fakes
 
         fake = self.engine
@@ -162,6 +162,8 @@ class FakeControls:
         if slots is not None:
             fake.slots = slots
         if model is not None:
+            if "defaults" in model:
+                model = {**model, "defaults": SamplingParams(**model["defaults"])}
             fake.now = replace(fake.now, model=replace(fake.now.model or fakes.INFO, **model))
         if phase is not None:
             known: ModelInfo | None = fake.now.model or fakes.INFO

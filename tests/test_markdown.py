@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.blocks import BlockSplitter, split_blocks
+from components.blocks import BlockSplitter, part_end, split_blocks
 from components.markdown import code_block, render
 
 FENCES = ["```", "```py\n", "~~~", "`", "    ", "\n", "\n\n", "- ", "1. ", "2) ", "* ", "> ", "# "]
@@ -109,3 +109,26 @@ def test_marks_are_shown_as_meant(text: str, markdown: str) -> None:
 )
 def test_a_block_of_code_is_known_closed_or_open(block: str, code: tuple[str, str] | None) -> None:
     assert code_block(block) == code
+
+
+@given(TEXTS, st.booleans())
+def test_a_part_of_an_open_block_is_whole_lines_and_leaves_one(text: str, code: bool) -> None:
+    end = part_end(text, code=code)
+    assert end == 0 or (text[end - 1] == "\n" and text.count("\n", end) >= 1)
+    assert not code or end or text.count("\n") < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("one\ntwo\nthr", "one\n"),
+        ("x **a\nb\nc", ""),
+        ("- a\n  - b\n- c\n  d\n", "- a\n  - b\n"),
+        ("1. a\n\n2. b\n3", "1. a\n\n"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n", ""),
+        ("- x\n  ```\n- y\n- z\n  ```\n", ""),
+        ("\\[\na\nb\n", ""),
+    ],
+)
+def test_a_part_ends_where_nothing_is_open(text: str, part: str) -> None:
+    assert text[: part_end(text, code=False)] == part

@@ -1,0 +1,102 @@
+// What readers expect of a chat page and Streamlit does not do. Runs once in a tab; listens to the whole page.
+
+const PHONE = window.matchMedia('(max-width: 768px)');
+const BOX = '[data-testid="stChatInputTextArea"]';
+const SEND = '[data-testid="stChatInputSubmitButton"]';
+const STEP = '[class*="st-key-icon_before_"] button, [class*="st-key-icon_after_"] button';
+const GOES_ELSEWHERE = '[class*="st-key-open_"] button, .st-key-new_chat button';
+
+// Enter and Escape that belong to an input method are nobody else's. Safari sends the Enter that ends a composition
+// behind its end, known by its code alone.
+function leaveToInputMethod(event) {
+  const mine = event.key === 'Enter' || event.key === 'Escape';
+  if (mine && (event.isComposing || event.keyCode === 229)) event.stopImmediatePropagation();
+}
+
+// On a phone the sidebar lies over the page: what was chosen there is to be seen.
+function goElsewhere(event) {
+  if (!event.target.closest(GOES_ELSEWHERE)) return;
+  follow.on = true;
+  if (PHONE.matches) document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
+}
+
+// The page follows the text while its reader is at the bottom. Streamlit's own following misses those who leave the
+// bottom or come back to it in the moment when text is added, so it may scroll only where this here would.
+const follow = { main: null, content: null, on: true, top: 0, height: 0, held: 0 };
+const SCROLL_TOP = Object.getOwnPropertyDescriptor(Element.prototype, 'scrollTop');
+const following = () => follow.on && performance.now() > follow.held;
+const toTheEnd = () => follow.main?.scrollTo({ top: follow.main.scrollHeight, behavior: 'instant' });
+const resized = new ResizeObserver(() => { if (following()) toTheEnd(); });
+
+function scrolled() {
+  const { main } = follow;
+  const movedUp = main.scrollTop < follow.top - 1 && main.scrollHeight >= follow.height;
+  const atBottom = main.scrollHeight - main.clientHeight - main.scrollTop < 8;
+  if (atBottom) follow.on = true;
+  else if (movedUp) follow.on = false;
+  follow.top = main.scrollTop;
+  follow.height = main.scrollHeight;
+}
+
+// Streamlit makes the elements anew from time to time, as when one goes to another page.
+function findMain() {
+  const main = document.querySelector('[data-testid="stAppScrollToBottomContainer"]');
+  const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
+  if (main && main !== follow.main) {
+    main.addEventListener('scroll', scrolled, { passive: true });
+    Object.defineProperty(main, 'scrollTop', {
+      get: () => SCROLL_TOP.get.call(main),
+      set: (top) => { if (following()) SCROLL_TOP.set.call(main, top); },
+    });
+  }
+  if (content !== follow.content) {
+    resized.disconnect();
+    if (content) resized.observe(content);
+  }
+  Object.assign(follow, { main, content });
+}
+
+// Whoever asks wants to see the answer, wherever they were reading.
+function showTheEnd() {
+  follow.on = true;
+  toTheEnd();
+}
+
+function sending(event) {
+  const box = event.target.closest?.(BOX);
+  if (event.key === 'Enter' && !event.shiftKey && box?.value.trim()) showTheEnd();
+}
+
+// Another version may be longer or shorter, and so may all that is below it: the arrow that was pressed stays put.
+function holdStep(event) {
+  const pressed = event.target.closest(STEP);
+  const message = pressed?.closest('[data-testid="stChatMessage"]');
+  const { main } = follow;
+  if (!main || !message) return;
+  const number = [...document.querySelectorAll('[data-testid="stChatMessage"]')].indexOf(message);
+  const top = pressed.getBoundingClientRect().top;
+  follow.held = performance.now() + 1500;
+  for (const kind of ['wheel', 'pointerdown', 'keydown']) {
+    main.addEventListener(kind, () => { follow.held = 0; }, { once: true, passive: true });
+  }
+  const hold = () => {
+    if (performance.now() > follow.held) return;
+    const now = document.querySelectorAll('[data-testid="stChatMessage"]')[number]?.querySelector(STEP);
+    if (now) main.scrollBy({ top: now.getBoundingClientRect().top - top, behavior: 'instant' });
+    requestAnimationFrame(hold);
+  };
+  requestAnimationFrame(hold);
+}
+
+export default function () {
+  if (window.bluelmHabits) return;
+  window.bluelmHabits = true;
+  setInterval(findMain, 300);
+  window.addEventListener('keydown', leaveToInputMethod, true);
+  document.addEventListener('keydown', sending, true);
+  document.addEventListener('click', (event) => {
+    goElsewhere(event);
+    if (event.target.closest(SEND)) showTheEnd();
+  });
+  document.addEventListener('click', holdStep, true);
+}
