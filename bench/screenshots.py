@@ -79,7 +79,7 @@ def pieces(text: str) -> list[str]:
     return [text[at : at + 4] for at in range(0, len(text), 4)]
 
 
-def ask(page: Page, server: Server, question: str, text: str, pause: float = 0.001) -> None:
+def ask(page: Page, server: Server, question: str, text: str, pause: float = 0.014) -> None:
     server.fake(answer=pieces(text), pause=pause)
     say(page, question)
     expect(page.locator(".said")).to_have_text(question)
@@ -87,6 +87,7 @@ def ask(page: Page, server: Server, question: str, text: str, pause: float = 0.0
 
 def finished(page: Page) -> None:
     expect(page.locator(ANSWER).last.locator("[class*=st-key-actions_a]")).to_be_visible()
+    page.mouse.move(750, 640)
     page.wait_for_timeout(800)
 
 
@@ -105,18 +106,17 @@ def draw_chat(page: Page, server: Server, language: str) -> None:
 
 def draw_streaming(page: Page, server: Server, language: str) -> None:
     ask(page, server, QUESTION[language], ANSWERS[language], pause=0.05)
-    expect(page.locator(ANSWER).last.locator("pre")).to_contain_text("Relative")
-    page.wait_for_timeout(400)
+    expect(page.locator(ANSWER).last.locator("table")).to_contain_text("550 nm")
 
 
 def draw_versions(page: Page, server: Server, language: str) -> None:
     ask(page, server, *EARLIER[language])
     finished(page)
     server.fake(answer=pieces(AGAIN[language]))
-    page.locator(".st-key-icon_again button").click()
+    page.locator(".st-key-icon_again button:visible").click()
     expect(page.get_by_text("2/2")).to_be_visible()
     finished(page)
-    page.locator("[class*=st-key-icon_before_a] button").hover()
+    page.locator("[class*=st-key-icon_before_a] button:visible").hover()
     page.wait_for_timeout(500)
 
 

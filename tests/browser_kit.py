@@ -30,6 +30,19 @@ c^2
 ```python
 # :material/home: $x$ \(y\) -> **bold**
 ```
+
+| price | mark |
+|---|:-:|
+| $1 to $2 | `:x: $y$` |
+
+$$
+d^2
+$$
+
+1. one :tada:
+   ```js
+   let price = "$1";
+   ```
 """
 
 
