@@ -15,22 +15,9 @@ button:hover { opacity: 1; background: rgba(128, 138, 160, 0.15); }
 button:focus-visible { opacity: 1; outline: 2px solid var(--st-primary-color); }
 svg { width: 1.1rem; height: 1.1rem; fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linecap: round; }
 """
-# The clipboard is only there on https and localhost; elsewhere a selected text area does it.
 JS = """
 const SHEETS = '<rect x="9" y="9" width="11" height="11" rx="2"/><path d="M5 15V6a2 2 0 0 1 2-2h8"/>';
 const TICK = '<path d="M5 13l4 4L19 7"/>';
-async function copy(text) {
-  if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
-  const area = document.createElement('textarea');
-  area.value = text;
-  area.style.position = 'fixed';
-  area.style.opacity = '0';
-  document.body.appendChild(area);
-  area.select();
-  const done = document.execCommand('copy');
-  area.remove();
-  if (!done) throw new Error('not copied');
-}
 export default function ({ parentElement, data }) {
   const button = parentElement.querySelector('button');
   const draw = (drawing, label) => {
@@ -41,7 +28,7 @@ export default function ({ parentElement, data }) {
   draw(SHEETS, data.label);
   button.onclick = async () => {
     try {
-      await copy(data.text);
+      await navigator.clipboard.writeText(data.text);
       draw(TICK, data.done);
       setTimeout(() => draw(SHEETS, data.label), 1500);
     } catch (error) {

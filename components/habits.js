@@ -88,9 +88,26 @@ function holdStep(event) {
   requestAnimationFrame(hold);
 }
 
-export default function () {
+// Browsers give pages a clipboard only on https and localhost; elsewhere a selected text area does it.
+async function writeText(text) {
+  const focused = document.activeElement;
+  const area = document.createElement('textarea');
+  area.value = text;
+  area.style.position = 'fixed';
+  area.style.opacity = '0';
+  document.body.appendChild(area);
+  area.select();
+  const done = document.execCommand('copy');
+  area.remove();
+  focused?.focus({ preventScroll: true });
+  if (!done) throw new Error('not copied');
+}
+
+export default function ({ data }) {
+  document.documentElement.lang = data.language; // for readers' voices, and for the shapes of Chinese characters
   if (window.bluelmHabits) return;
   window.bluelmHabits = true;
+  if (!navigator.clipboard) Object.defineProperty(navigator, 'clipboard', { value: { writeText } });
   setInterval(findMain, 300);
   window.addEventListener('keydown', leaveToInputMethod, true);
   document.addEventListener('keydown', sending, true);

@@ -86,6 +86,7 @@ div:has(> .st-key-sidebar_foot) { margin-top: auto; }
   [class*="st-key-icon_"] button, [class*="st-key-menu_"] button, [class*="st-key-open_"] button,
   [data-testid="stExpandSidebarButton"], [data-testid="stSidebarCollapseButton"] button {
     min-height: 2.75rem; min-width: 2.75rem; }
+  .stCode button { min-height: 2.25rem; min-width: 2.25rem; }
 }
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem 1rem; }

@@ -166,6 +166,24 @@ def test_a_phone_shows_what_was_chosen(reader: Callable[..., BrowserContext], se
         assert box is not None and min(box["width"], box["height"]) >= 44
 
 
+def test_text_and_code_are_copied_where_the_browser_gives_no_clipboard(
+    reader: Callable[..., BrowserContext],
+    server: Server,
+) -> None:
+    context = reader()
+    context.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', { get: () => undefined })")
+    page = opened(context, server.url)
+    server.fake(answer=["**bold** ", "text\n\n", "```\nthe code\n```\n"])
+    say(page, "go")
+    expect(page.locator(ANSWER).last).to_contain_text("finished")
+    for button, text in (("Copy to clipboard", "the code"), ("Copy", "**bold** text\n\n```\nthe code\n```\n")):
+        page.locator(ANSWER).last.locator("pre").hover()
+        page.locator(ANSWER).last.get_by_role("button", name=button, exact=True).click()
+        page.locator(BOX).fill("")
+        page.locator(BOX).press("Control+V")
+        expect(page.locator(BOX)).to_have_value(text)
+
+
 def violations(page: Page) -> list[tuple[str, list[str]]]:
     """What axe finds. Chromium and Firefox let keys scroll what scrolls, which axe does not know."""
     options = {"rules": {"scrollable-region-focusable": {"enabled": False}}}
@@ -182,6 +200,7 @@ def test_every_control_has_a_name_and_can_be_read(
 ) -> None:
     page = opened(reader(locale=locale, color_scheme=scheme), server.url)
     page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.lang") == locale.removesuffix("-US")
     assert violations(page) == []
     server.fake(answer=["# Title\n\n", *CODE[:3], "# text\n```\n\n| a | b |\n|---|---|\n| `x` | \\(y\\) |\n"])
     say(page, "go")
