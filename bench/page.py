@@ -11,6 +11,7 @@ serve instead. Figures are of the first reader:
 wire_kb, payload_kb  what came over the websocket from the question to the end, compressed as it is, and unpacked
 main_thread_percent  CPU time of the tab's main thread, of the time that the answer took
 updates_per_s        frames in which the page changed; gap_p95_ms: between two of them
+made                 tokens of the answer
 server_percent       CPU of the web process for each reader
 """
 
@@ -20,6 +21,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -82,6 +84,7 @@ class Reader:
             "main_thread_percent": round(100 * cpu / seconds, 1),
             "updates_per_s": round(len(updates) / seconds, 1),
             "gap_p95_ms": round(gaps[int(0.95 * len(gaps))]),
+            "made": int(re.findall(r"([\d,]+) tokens? · first", self.page.inner_text("body"))[-1].replace(",", "")),
         }
 
 
