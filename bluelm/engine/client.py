@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import queue
 import signal
@@ -41,7 +42,7 @@ from bluelm.engine.wire import (
 from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable, InvalidParameter
 from bluelm.types import NOBODY, Caller, Chunk, EngineState, Phase, Prompt, SamplingParams, Tokenized
 
-SILENCE_S = 30.0  # without a sign of life for so long, the process is taken for dead
+LOOK_S = 1.0
 ANSWER_S = 30.0  # for a yes or no to a request
 LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
 # Where cores are few, OpenMP threads that spin for their next task take the time of those who have one (measured:
@@ -204,12 +205,15 @@ class EngineProcess:
         why = ""
         try:
             while not why:
-                if not wait([connection], timeout=SILENCE_S):
-                    why = f"no sign of life for {SILENCE_S:.0f} seconds"
+                if not self._says_something(connection):
+                    why = f"no sign of life for {self._settings.silence_s:g} seconds"
                     break
-                self._hear(self._line.receive())
+                why = self._hear(self._line.receive())
         except (EOFError, OSError):
             pass
+        except Exception:  # nobody else watches the process: it is ended, and started again
+            log.exception("the engine's news could not be taken in")
+            why = "its news could not be taken in"
         self._kill()
         code = self._process.wait()
         with self._lock:
@@ -219,6 +223,11 @@ class EngineProcess:
             if self._was_ready:  # in one step with the line's end: nobody sees a ready engine without a process
                 self._state = replace(self._state, phase=Phase.RESTARTING, progress=0.0, detail="restarting", pid=None)
         return why or _ending(code)
+
+    def _says_something(self, connection: Connection) -> bool:
+        """Wait for it, in short looks: time in which this very process was stopped is not the engine's silence."""
+        look = min(LOOK_S, self._settings.silence_s / 4)
+        return any(wait([connection], timeout=look) for _ in range(math.ceil(self._settings.silence_s / look)))
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
@@ -239,7 +248,8 @@ class EngineProcess:
             line.send(Configure(self._settings.model_dump(mode="json")))
         return connection
 
-    def _hear(self, said: ToApp) -> None:
+    def _hear(self, said: ToApp) -> str:
+        """Pass its news on; why it has to be ended, "" where all is well."""
         match said:
             case Step(news):
                 for grown in news:
@@ -248,17 +258,20 @@ class EngineProcess:
                 reply = self._replies.get(id)
                 if reply is not None:
                     reply.put(BlueLMError.from_wire(said.error) if isinstance(said, Refused) else said)
-            case Pulse(running, waiting, cache_used, gpu_used, gpu_total):
+            case Pulse(running, waiting, cache_used, gpu_used, gpu_total, step_s):
                 self._set(
                     running=running, waiting=waiting, cache_used=cache_used, gpu_memory_used=gpu_used,
                     gpu_memory_total=gpu_total,
                 )  # fmt: skip
+                if step_s > self._settings.step_limit_s:
+                    return f"one step took more than {self._settings.step_limit_s:g} seconds"
             case Loading(phase, progress):
                 self._set(detail=phase, progress=progress)
             case Ready(model, cache_tokens):
                 self._set(phase=Phase.READY, progress=1.0, detail="", model=model, cache_total=cache_tokens)
             case Fatal(error):
                 self._set(phase=Phase.DOWN, detail=error["message"])
+        return ""
 
     def _tell(self, id: str, news: object) -> None:
         with self._lock:

@@ -106,6 +106,10 @@ def step_fits() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"The memory is not enough for this step ({_told(error)}): {CARD_REMEDY}.") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _of_host_memory(error):
+            raise
+        raise OutOfMemory(f"The memory is not enough for this step ({_told(error)}): {REMEDY}.") from error
 
 
 @contextmanager
@@ -118,9 +122,18 @@ def loading_fits() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise NotEnoughMemory(f"The model does not fit on the card ({_told(error)}): {CARD_REMEDY}.") from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+        if not _of_host_memory(error):
             raise
         raise NotEnoughMemory(f"The model does not fit in memory ({_told(error)}): {REMEDY}.") from error
+
+
+def _of_host_memory(error: BaseException) -> bool:
+    """Whether it is how PyTorch tells that the machine's own memory is not enough.
+
+    oneDNN's "could not create a primitive" is not in the list: it never forgets that, so the process has to end.
+    """
+    words = ("can't allocate memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _told(error: BaseException) -> str:

@@ -103,6 +103,7 @@ class Runner:
             beyond = torch.arange(padded, device=self.device)[None] >= self._ids(lengths[first:end])[:, None]
             mask = self.cache.keys.new_zeros(beyond.shape).masked_fill_(beyond, -torch.inf)
             slots = self._all_slots([piece.row for piece in singles[first:end]], padded)
+            slots = torch.where(beyond, slots[:, :1], slots)  # its own: what a block held before may be no number
             groups.append(RowGroup(first, end - first, slots, mask[:, None, None]))
             first = end
         return tuple(groups)

@@ -127,13 +127,17 @@ class Step(_Said, frozen=True):
 
 
 class Pulse(_Said, frozen=True):
-    """Sent about twice a second: a sign of life, and figures for whoever looks (see EngineState)."""
+    """Sent about twice a second: a sign of life, and figures for whoever looks (see EngineState).
+
+    step_s: how long the step has taken that is being computed.
+    """
 
     running: int
     waiting: int
     cache_used: int
     gpu_memory_used: int
     gpu_memory_total: int
+    step_s: float = 0.0
 
 
 ToApp = Loading | Ready | Fatal | Accepted | Refused | TokensTold | TextTold | Step | Pulse

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from bluelm import logs
 from bluelm.config import Settings
 from bluelm.engine.core import Request
-from bluelm.engine.intake import admit, detokenize, tokenize
+from bluelm.engine.intake import Admitted, admit, detokenize, tokenize
 from bluelm.engine.loader import Loaded, load
 from bluelm.engine.memory import card_memory
 from bluelm.engine.wire import (
@@ -42,7 +42,7 @@ from bluelm.engine.wire import (
     Tokenize,
     TokensTold,
 )
-from bluelm.errors import BlueLMError, QueueFull
+from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory, QueueFull
 
 PULSE_S = 0.5
 KEPT_SHARE = 8  # of the queue: one part in so many more is for clients that have nothing open
@@ -60,6 +60,7 @@ class Worker:
         self.window = loaded.info.context
         self.most = loaded.max_running + settings.max_waiting
         self._on_card = loaded.info.device == "cuda"
+        self._step_began: float | None = None
         self._coming: dict[str, str] = {}  # ids in the inbox, and their shares
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
 
@@ -69,7 +70,9 @@ class Worker:
         while True:
             news = self._take_in()
             if not self.core.idle:
+                self._step_began = time.monotonic()
                 news += self.core.step()
+                self._step_began = None
             if news:
                 self.line.send(Step(tuple(news)))
 
@@ -77,7 +80,9 @@ class Worker:
         scheduler = self.core.scheduler
         free, total = card_memory() if self._on_card else (0, 0)
         waiting = len(scheduler.waiting) + len(self._coming)
-        return Pulse(len(scheduler.running), waiting, scheduler.used_tokens, total - free, total)
+        began = self._step_began
+        step_s = 0.0 if began is None else time.monotonic() - began
+        return Pulse(len(scheduler.running), waiting, scheduler.used_tokens, total - free, total, step_s)
 
     def _take_in(self) -> list[Grown | Failed]:
         news: list[Grown | Failed] = []
@@ -104,13 +109,11 @@ class Worker:
 
     def _submit(self, asked: Submit) -> None:
         try:
-            self._refuse_if_full(asked.caller.share)
-            prompt = asked.text if asked.messages is None else asked.messages
-            assert prompt is not None
-            ok = admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
-        except BlueLMError as error:
-            logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=error.code)
-            self.line.send(Refused(asked.id, error.to_wire()))
+            ok = self._admit(asked)
+        except Exception as error:  # a fault of one request is not to end the intake
+            refusal = told(error)
+            logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=refusal.code)
+            self.line.send(Refused(asked.id, refusal.to_wire()))
             return
         logs.event(
             log, "accepted", request=asked.caller.request, answer=asked.id, prompt_tokens=len(ok.tokens),
@@ -120,6 +123,12 @@ class Worker:
         share = asked.caller.share
         self._coming[asked.id] = share
         self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share))
+
+    def _admit(self, asked: Submit) -> Admitted:
+        self._refuse_if_full(asked.caller.share)
+        prompt = asked.text if asked.messages is None else asked.messages
+        assert prompt is not None
+        return admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
 
     def _refuse_if_full(self, share: str) -> None:
         """What is kept free of a full queue is for those who have nothing open: nobody shuts others out."""
@@ -136,8 +145,24 @@ class Worker:
             prompt = asked.text if asked.messages is None else asked.messages
             assert prompt is not None
             self.line.send(TokensTold(asked.id, tokenize(self.tokenizer, prompt, bos=asked.bos)))
-        except BlueLMError as error:
-            self.line.send(Refused(asked.id, error.to_wire()))
+        except Exception as error:
+            self.line.send(Refused(asked.id, told(error).to_wire()))
+
+
+def told(error: Exception) -> BlueLMError:
+    """What is told of an error: of one that nobody foresaw no details, which the log has."""
+    if isinstance(error, BlueLMError):
+        return error
+    log.error("a request failed before it began", exc_info=error)
+    if isinstance(error, MemoryError):
+        return OutOfMemory("There is no memory left for this request: try again when fewer answers are being made.")
+    return GenerationFailed("The engine failed at this request: its log says why.")
+
+
+def end_with_any_thread(args: threading.ExceptHookArgs) -> None:
+    """A process that lost a thread can do half of its work for ever: better it ends, and is started again."""
+    log.critical("the thread %s failed", args.thread and args.thread.name, exc_info=args.exc_value)
+    os._exit(1)
 
 
 def receive_or_end(line: Line) -> ToEngine:
@@ -149,6 +174,7 @@ def receive_or_end(line: Line) -> ToEngine:
 
 
 def main(fd: int) -> None:
+    threading.excepthook = end_with_any_thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the app, which ends this process
     line = Line(Connection(fd), ToEngine)
     first = receive_or_end(line)
