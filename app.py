@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -18,12 +19,13 @@ from starlette.routing import Route
 from streamlit import config
 from streamlit.starlette import App
 
-from bluelm import auth, logs, service, store
+from bluelm import asking, auth, logs, service, store
 from bluelm.api import create_api, json_error
 from bluelm.api.trace import Traced
 from bluelm.errors import SettingError
 from bluelm.owner import OwnerCookie
 
+log = logging.getLogger("bluelm.app")
 api = create_api(service.engine)
 listening = auth.Listening(
     config.get_option("server.address"),
@@ -42,34 +44,61 @@ page = Path(streamlit.__file__).parent / "static" / "index.html"
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """Open the engine at once (it loads behind the scenes), and close it when the server ends."""
     logs.set_up(settings)
+    asking.reopen()
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     try:
-        with answers_end_at_a_signal():
+        with answers_end_at_a_signal() as ending:
             async with api.router.lifespan_context(api):
                 yield
+            await to_thread.run_sync(ending.wait_drained)
     finally:
         await to_thread.run_sync(service.close)
         await to_thread.run_sync(store.close)  # behind the engine: what was being answered is kept as far as it was
 
 
+class Ending:
+    """SIGTERM lets open answers go on for BLUELM_DRAIN_S, Ctrl-C and a second signal end them at once.
+
+    The server waits for open streams, some of which take minutes: they end with the engine.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def begin(self, number: int) -> None:
+        again = self._thread is not None
+        seconds = 0.0 if again or number == signal.SIGINT else service.settings().drain_s
+        self._thread = threading.Thread(target=self._drain, args=(seconds,), name="drain")
+        self._thread.start()
+
+    def wait_drained(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _drain(self, seconds: float) -> None:
+        left = asking.drain(seconds)
+        logs.event(log, "ending", drained_s=seconds, cut_off=left)
+        service.engine().close()
+
+
 @contextmanager
-def answers_end_at_a_signal() -> Iterator[None]:
-    """Ctrl-C or SIGTERM closes the engine first: the server waits for open answers, and some take minutes."""
+def answers_end_at_a_signal() -> Iterator[Ending]:
+    ending = Ending()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield ending
         return
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=lambda: service.engine().close()).start()
+        ending.begin(number)
         if callable(server := former[signal.Signals(number)]):
             server(number, frame)
 
     for number in former:
         signal.signal(number, handle)
     try:
-        yield
+        yield ending
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

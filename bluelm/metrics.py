@@ -1,6 +1,6 @@
 """The figures of this process, for Prometheus and for the status page.
 
-Every answer is asked for through `submit`, whoever asks (a page or a program), and counted in one place: where it ends
+Every answer is asked for through `asking.submit`, whoever asks (a page or a program), and counted here when it ends
 or is refused. What is true of the engine at the moment is read from its state when somebody looks (`exposition`).
 """
 
@@ -25,9 +25,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bluelm import __version__, logs
-from bluelm.engine import Engine, Generation
+from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
-from bluelm.types import Caller, EngineState, Phase, Prompt, SamplingParams, Usage
+from bluelm.types import Caller, EngineState, Phase, Prompt, Usage
 
 KEPT = 1000  # answers that `recent` remembers
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 30, 60, 120, 300)
@@ -77,20 +77,37 @@ _recent: deque[Ended] = deque(maxlen=KEPT)
 _lock = threading.Lock()
 
 
-def submit(
-    engine: Engine, prompt: Prompt, params: SamplingParams, caller: Caller, *, drop_oldest: bool = False
-) -> Generation:
-    """`Engine.submit`, with what comes of it counted and told in the log. Raises the same."""
-    try:
-        generation = engine.submit(prompt, params, drop_oldest=drop_oldest, caller=caller)
-    except BlueLMError as error:
-        _errors.labels(caller.route, error.code).inc()
-        _note(Ended(time.time(), caller.route, "refused", error.code))
-        logs.event(log, "refused", request=caller.request, route=caller.route, code=error.code, param=error.param)
-        raise
+def began(caller: Caller, prompt: Prompt) -> None:
+    """The engine has accepted a request."""
     logs.private(log, "prompt", request=caller.request, text=prompt)
-    generation.when_ended(lambda: _count(generation, caller))
-    return generation
+
+
+def refused(caller: Caller, error: BlueLMError) -> None:
+    """It has not."""
+    _errors.labels(caller.route, error.code).inc()
+    _note(Ended(time.time(), caller.route, "refused", error.code))
+    logs.event(log, "refused", request=caller.request, route=caller.route, code=error.code, param=error.param)
+
+
+def ended(generation: Generation, caller: Caller) -> None:
+    """An answer has ended, in one way or another."""
+    route, error, usage = caller.route, generation.error, generation.usage
+    end = "failed" if error is not None else str(generation.finish_reason)
+    code = "" if error is None else getattr(error, "code", "error")
+    _answers.labels(route, end).inc()
+    if error is not None:
+        _errors.labels(route, code).inc()
+    if usage is not None:
+        _measure(route, usage)
+    _note(Ended(time.time(), route, end, code, usage))
+    times = usage or Usage(prompt_tokens=generation.prompt_tokens)
+    logs.event(
+        log, "answered", request=caller.request, answer=generation.id, route=route, end=end, code=code,
+        model=generation.model, prompt_tokens=times.prompt_tokens, cached_tokens=times.cached_tokens,
+        completion_tokens=times.completion_tokens, queue_s=times.queue_s, first_token_s=times.ttft_s,
+        total_s=times.total_s,
+    )  # fmt: skip
+    logs.private(log, "text", request=caller.request, text=generation.so_far())
 
 
 def recent() -> list[Ended]:
@@ -118,26 +135,6 @@ def exposition(state: EngineState) -> bytes:
 def _note(ended: Ended) -> None:
     with _lock:
         _recent.append(ended)
-
-
-def _count(generation: Generation, caller: Caller) -> None:
-    route, error, usage = caller.route, generation.error, generation.usage
-    end = "failed" if error is not None else str(generation.finish_reason)
-    code = "" if error is None else getattr(error, "code", "error")
-    _answers.labels(route, end).inc()
-    if error is not None:
-        _errors.labels(route, code).inc()
-    if usage is not None:
-        _measure(route, usage)
-    _note(Ended(time.time(), route, end, code, usage))
-    times = usage or Usage(prompt_tokens=generation.prompt_tokens)
-    logs.event(
-        log, "answered", request=caller.request, answer=generation.id, route=route, end=end, code=code,
-        model=generation.model, prompt_tokens=times.prompt_tokens, cached_tokens=times.cached_tokens,
-        completion_tokens=times.completion_tokens, queue_s=times.queue_s, first_token_s=times.ttft_s,
-        total_s=times.total_s,
-    )  # fmt: skip
-    logs.private(log, "text", request=caller.request, text=generation.so_far())
 
 
 def _measure(route: str, usage: Usage) -> None:

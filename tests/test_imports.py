@@ -19,10 +19,12 @@ CODE = ("app.py", "download_model.py", "bluelm", "components", "pages", "scripts
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("pages",),
     ("components",),
+    ("bluelm.doctor",),
     (
         *("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.owner", "bluelm.store", "bluelm.conversation"),
         "bluelm.export",
     ),
+    ("bluelm.asking",),
     ("bluelm.metrics",),
     ("bluelm.engine",),
     ("bluelm.logs",),

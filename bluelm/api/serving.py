@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from bluelm import metrics
+from bluelm import asking
 from bluelm.api.requests import Asked
 from bluelm.api.trace import caller
 from bluelm.engine import Engine, Generation
@@ -21,6 +21,7 @@ from bluelm.errors import EngineDown, EngineLoading, GenerationFailed, InvalidPa
 from bluelm.guest import guest_of
 from bluelm.types import NOBODY, Caller, EngineState, FinishReason, ModelInfo, Phase, Prompt, SamplingParams, Usage
 
+SEND_S = 30.0  # a client that reads nothing for so long is taken for gone
 T = TypeVar("T")
 Wanted = tuple[Prompt, SamplingParams]
 
@@ -41,7 +42,7 @@ class Answer:
         """Have all of them begun, or none. Raises what Engine.submit raises."""
         try:
             for prompt, params in wanted:
-                generation = metrics.submit(engine, prompt, params, caller)
+                generation = asking.submit(engine, prompt, params, caller)
                 with self._lock:
                     self.generations.append(generation)
                     left = self._left
@@ -141,6 +142,16 @@ async def _hang_up(receive: Receive) -> None:
         pass
 
 
+def _soon(send: Send) -> Send:
+    """`send`, which raises TimeoutError where the client's side is full and stays so."""
+
+    async def sent(message: Message) -> None:
+        async with asyncio.timeout(SEND_S):
+            await send(message)
+
+    return sent
+
+
 class EventStream(StreamingResponse):
     """Server-sent events, each flushed at once; `answer` ends with its client."""
 
@@ -151,8 +162,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_hung_up(receive, self.stream_response(send))
-        except (HungUp, OSError):  # OSError: how a server may tell a send that nobody takes
+            await unless_hung_up(receive, self.stream_response(_soon(send)))
+        except (HungUp, OSError):  # OSError: nobody takes what is sent
             pass
         finally:
             self._answer.leave()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bluelm import metrics
+from bluelm import asking
 from bluelm.conversation.title import automatic_title
 from bluelm.conversation.told import joined, pack
 from bluelm.conversation.tree import Answer, Node, Question, Status, Tree
@@ -310,7 +310,7 @@ class Conversation:
             prompt = self._prompt(answer)
         caller = Caller("page", secrets.token_hex(8), f"browser {self.owner}")
         try:
-            generation = metrics.submit(engine, prompt, answer.params, caller, drop_oldest=True)
+            generation = asking.submit(engine, prompt, answer.params, caller, drop_oldest=True)
         except BaseException as error:
             self._refused(
                 answer, leaf, error if isinstance(error, BlueLMError) else BlueLMError(f"{error}: try again.")
