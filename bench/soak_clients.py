@@ -7,6 +7,7 @@ import json
 import random
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,12 @@ class Page:
         await self._drawn()
         return "\n".join(self.shown)
 
+    async def look_on(self, seconds: float) -> None:
+        """Take what is drawn meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.answered()
+
     async def leave(self) -> None:
         if self.line is not None:
             await self.line.close()
@@ -157,9 +164,9 @@ async def restless_reader(url: str, until: float, dice: random.Random, counts: d
             if what == "read":
                 assert mark in await page.answered(), "somebody else's page"
                 continue
-            await asyncio.sleep(dice.random() * 2)
+            await page.look_on(dice.random() * 2)
             await page.leave()
-            if what == "reload":
+            if what == "reload" and page.query:
                 await page.open()
                 assert mark in "\n".join(page.shown), "the page has lost its conversation"
             break

@@ -25,22 +25,52 @@ LONG = "word " * 600
 SHORT = SamplingParams(temperature=0.0, max_length=5)
 
 
-@contextlib.contextmanager
-def serving(environment: dict[str, str] | None = None, **settings: object) -> Iterator[EngineProcess]:
-    given = {"threads": 1, "context": 1024, "cache_tokens": 4096, "step_tokens": 1024, "max_running": 4, "exact": True}
-    engine = EngineProcess(load_settings(silence_s=SILENCE_S, max_waiting=24, **given | settings), environment)
-    try:
-        wait_ready(engine)
-        yield engine
-    finally:
-        engine.close()
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "engine"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[EngineProcess]:
-    # Large pieces of memory are asked for and given back one by one, so that a limit on it is felt at once.
-    with serving({"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1"}) as engine:
-        yield engine
+def engine(log: Path) -> Iterator[EngineProcess]:
+    """The first process of it writes into `log`."""
+    given = load_settings(
+        threads=1, context=1024, cache_tokens=4096, step_tokens=1024, max_running=4, max_waiting=24, exact=True,
+        silence_s=SILENCE_S,
+    )  # fmt: skip
+    plain = os.dup(2)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 2)
+        # Large pieces of memory are asked for and given back one by one, so that a limit on it is felt at once.
+        engine = EngineProcess(given, {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1"})
+        while engine.state().pid is None:
+            time.sleep(0.005)
+    os.dup2(plain, 2)
+    os.close(plain)
+    wait_ready(engine)
+    yield engine
+    engine.close()
+
+
+def test_memory_that_runs_out_ends_no_engine(engine: EngineProcess, log: Path) -> None:
+    """A limit on the real process: what its allocator asks for is refused by the system. Steps get smaller until they
+    fit; where none does, or a library cannot recover, this answer fails."""
+    list(engine.submit(f"first {LONG}", SHORT))  # what a step of this size needs but once is there
+    before = engine.state()
+    assert before.pid is not None
+    plain = resource.prlimit(before.pid, resource.RLIMIT_AS)
+    resource.prlimit(before.pid, resource.RLIMIT_AS, (size_of(before.pid) + (1 << 20), plain[1]))
+    with contextlib.suppress(OutOfMemory, EngineDied):
+        assert list(engine.submit(f"second {LONG}", SHORT))[-1].finish_reason is FinishReason.LENGTH
+    assert "The memory is not enough for this step" in log.read_text()
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(before.pid, resource.RLIMIT_AS, plain)
+    wait_ready(engine)
+    assert list(engine.submit(f"third {LONG}", SHORT))[-1].finish_reason is FinishReason.LENGTH
+
+
+def size_of(pid: int) -> int:
+    """Bytes of address space."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_stopped_engine_is_ended_within_its_bound_and_comes_back(engine: EngineProcess) -> None:
@@ -84,28 +114,6 @@ def test_a_busy_machine_and_long_prompts_are_not_taken_for_a_stopped_engine(engi
             one.kill()
             one.wait()
     assert engine.state().restarts == before
-
-
-def test_memory_that_runs_out_ends_no_engine(engine: EngineProcess, capfd: pytest.CaptureFixture[str]) -> None:
-    """A limit on the real process: what its allocator asks for is refused by the system. Steps get smaller until they
-    fit; where none does, or a library cannot recover, this answer fails."""
-    list(engine.submit(f"first {LONG}", SHORT))  # what a step of this size needs but once is there
-    before = engine.state()
-    assert before.pid is not None
-    plain = resource.prlimit(before.pid, resource.RLIMIT_AS)
-    resource.prlimit(before.pid, resource.RLIMIT_AS, (size_of(before.pid) + (1 << 20), plain[1]))
-    with contextlib.suppress(OutOfMemory, EngineDied):
-        assert list(engine.submit(f"second {LONG}", SHORT))[-1].finish_reason is FinishReason.LENGTH
-    assert "The memory is not enough for this step" in capfd.readouterr().err
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(before.pid, resource.RLIMIT_AS, plain)
-    wait_ready(engine)
-    assert list(engine.submit(f"third {LONG}", SHORT))[-1].finish_reason is FinishReason.LENGTH
-
-
-def size_of(pid: int) -> int:
-    """Bytes of address space."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_one_request_is_answered_before_another_clients_many(engine: EngineProcess) -> None:
