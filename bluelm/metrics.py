@@ -1,4 +1,4 @@
-"""The figures of this process, for Prometheus and for the status page.
+"""The figures of this process, for Prometheus.
 
 Every answer is asked for through `asking.submit`, whoever asks (a page or a program), and counted here when it ends
 or is refused. What is true of the engine at the moment is read from its state when somebody looks (`exposition`).
@@ -7,11 +7,7 @@ or is refused. What is true of the engine at the moment is read from its state w
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,7 +25,6 @@ from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
 from bluelm.types import Caller, EngineState, Phase, Prompt, Usage
 
-KEPT = 1000  # answers that `recent` remembers
 FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 30, 60, 120, 300)
 TOKEN_S = (0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 2.5)
 WHOLE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -59,24 +54,6 @@ _http = Counter("bluelm_http_requests", "Requests over HTTP", ["route", "method"
 ProcessCollector(registry=registry)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An answer that ended, or a request that was refused. at: time.time(); route: Caller.route.
-
-    end: why, in FinishReason's words, "failed" or "refused"; code: the error's, or "".
-    """
-
-    at: float
-    route: str
-    end: str
-    code: str = ""
-    usage: Usage | None = None
-
-
-_recent: deque[Ended] = deque(maxlen=KEPT)
-_lock = threading.Lock()
-
-
 def began(caller: Caller, prompt: Prompt) -> None:
     """The engine has accepted a request."""
     logs.private(log, "prompt", request=caller.request, text=prompt)
@@ -85,7 +62,6 @@ def began(caller: Caller, prompt: Prompt) -> None:
 def refused(caller: Caller, error: BlueLMError) -> None:
     """It has not."""
     _errors.labels(caller.route, error.code).inc()
-    _note(Ended(time.time(), caller.route, "refused", error.code))
     logs.event(log, "refused", request=caller.request, route=caller.route, code=error.code, param=error.param)
 
 
@@ -99,7 +75,6 @@ def ended(generation: Generation, caller: Caller) -> None:
         _errors.labels(route, code).inc()
     if usage is not None:
         _measure(route, usage)
-    _note(Ended(time.time(), route, end, code, usage))
     times = usage or Usage(prompt_tokens=generation.prompt_tokens)
     logs.event(
         log, "answered", request=caller.request, answer=generation.id, route=route, end=end, code=code,
@@ -108,12 +83,6 @@ def ended(generation: Generation, caller: Caller) -> None:
         total_s=times.total_s,
     )  # fmt: skip
     logs.private(log, "text", request=caller.request, text=generation.so_far())
-
-
-def recent() -> list[Ended]:
-    """The last answers and refusals, oldest first."""
-    with _lock:
-        return list(_recent)
 
 
 def count_http(route: str, method: str, status: int) -> None:
@@ -130,11 +99,6 @@ def exposition(state: EngineState) -> bytes:
 
 
 # --- inside ---
-
-
-def _note(ended: Ended) -> None:
-    with _lock:
-        _recent.append(ended)
 
 
 def _measure(route: str, usage: Usage) -> None:

@@ -80,7 +80,6 @@ def test_a_page_is_counted_as_a_program_is() -> None:
         time.sleep(0.001)
     assert since("bluelm_answers_total", "page", "stop") == 1 and since("bluelm_completion_tokens_total", "page") == 2
     assert engine.callers[0].route == "page" and engine.callers[0].share == "browser owner"
-    assert metrics.recent()[-1].end == "stop" and metrics.recent()[-1].usage is not None
 
 
 def test_refusals_and_failures_are_counted_by_kind(api: Api) -> None:
@@ -92,7 +91,6 @@ def test_refusals_and_failures_are_counted_by_kind(api: Api) -> None:
     api.chat("hi", stream=True)
     assert since("bluelm_errors_total", CHAT, "queue_full") == 1
     assert since("bluelm_errors_total", CHAT, "engine_died") == since("bluelm_answers_total", CHAT, "failed") == 2
-    assert [one.end for one in metrics.recent()[-3:]] == ["refused", "failed", "failed"]
 
 
 def test_the_engines_state_is_in_the_figures(api: Api) -> None:
@@ -117,8 +115,10 @@ def test_paths_that_clients_make_up_make_no_new_series(api: Api) -> None:
     for i in range(20):
         api.get(f"/v1/models/{i}")
         api.get(f"/nowhere/{i}")
+        api.send(f"MADE{i}", "/nowhere")
     series = [labels for name, labels in figures(api.get("/metrics").text) if name == "bluelm_http_requests_total"]
     assert len([labels for labels in series if labels >= {"GET", "404"}]) == 2
+    assert not [labels for labels in series if any("MADE" in label for label in labels)]
 
 
 @pytest.mark.parametrize(("phase", "status"), [("ready", 200), ("loading", 503), ("restarting", 503), ("down", 503)])

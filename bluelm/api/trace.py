@@ -19,6 +19,7 @@ HEADER = "X-Request-Id"
 NAMED = "bluelm.client"  # in the scope: the name of the key that a program showed, where keys are asked for
 _KEY = "bluelm.request"
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # clients can make up others
 _ROUTINE = ("/health", "/metrics", "/docs", "/openapi.json")  # asked for by machines all the time
 log = logging.getLogger("bluelm.http")
 
@@ -69,7 +70,7 @@ def route_of(scope: MutableMapping[str, Any]) -> str:
 
 
 def _note(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-    route, method = route_of(scope), scope["method"]
+    route, method = route_of(scope), scope["method"] if scope["method"] in _METHODS else "other"
     metrics.count_http(route, method, status)
     ours = route != "page" and not route.startswith(_ROUTINE)
     client = scope.get("client") or ("",)
