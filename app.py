@@ -47,6 +47,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     asking.reopen()
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
+    service.history()  # from the start on, not from the first look
     try:
         with answers_end_at_a_signal() as ending:
             async with api.router.lifespan_context(api):

@@ -19,7 +19,8 @@
     ├── EngineUnavailable       503  no answer can be made at the moment
     │   ├── EngineLoading            the model is being loaded
     │   ├── EngineDown               the model could not be loaded, or the engine was closed
-    │   └── EngineDied               the process ended while it worked on this answer
+    │   ├── EngineDied               the process ended while it worked on this answer
+    │   └── EngineRestarted          somebody had it restarted, or another model loaded, meanwhile
     ├── StorageError            507  conversations cannot be kept on the disk
     └── StartupError            500  the app or the engine cannot start as it is set up
         ├── SettingError             a setting with a bad value
@@ -225,6 +226,16 @@ class EngineDied(EngineUnavailable):
             f"The engine stopped while it worked on this answer{f' ({why})' if why else ''}: "
             "it is being started again; send the request once more in some seconds.",
             why=why,
+        )
+
+
+class EngineRestarted(EngineUnavailable):
+    code = "engine_restarted"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The engine was restarted on request while it worked on this answer: send the request once more when the "
+            "model is loaded."
         )
 
 

@@ -300,13 +300,37 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What an engine has done since it was started.
+
+    at: when, in seconds by a clock of this machine. tokens: made, in answers. prompt_tokens: computed, of prompts.
+    answers: that have got their first token; first_token_s: seconds they waited for it, together.
+    """
+
+    at: float = 0.0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    answers: int = 0
+    first_token_s: float = 0.0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            max(self.at, other.at), self.tokens + other.tokens, self.prompt_tokens + other.prompt_tokens,
+            self.answers + other.answers, self.first_token_s + other.first_token_s,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class EngineState:
     """The engine at a glance.
 
     progress: of the load, 0 to 1; detail: what is being done, or what went wrong. model: None until it is known.
     running, waiting: requests. cache_used, cache_total: tokens of KV cache. restarts: times it died.
+    checkpoint: path of the model that is served or being loaded ("demo": the embedded one). failed, trouble: the
+    checkpoint that could not be loaded last, and why, where the former one is served again instead.
     pid: of the process, or None. gpu_memory_used (by all programs), gpu_memory_total: bytes, 0 without a card.
     engines, engines_ready: processes that there are, and that can answer now; figures are sums over them.
+    totals: over all processes that there ever were.
     """
 
     phase: Phase
@@ -323,3 +347,7 @@ class EngineState:
     gpu_memory_total: int = 0
     engines: int = 1
     engines_ready: int = 0
+    checkpoint: str = ""
+    failed: str = ""
+    trouble: str = ""
+    totals: Totals = field(default_factory=Totals)

@@ -6,9 +6,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import PurePath
 
 from bluelm.engine import Generation
-from bluelm.errors import BlueLMError, EngineDown, InvalidParameter, PromptTooLong, QueueFull
+from bluelm.errors import BlueLMError, EngineDown, EngineRestarted, InvalidParameter, PromptTooLong, QueueFull
 from bluelm.types import (
     NOBODY,
     Caller,
@@ -23,6 +25,7 @@ from bluelm.types import (
     Token,
     Tokenized,
     TokenLogprob,
+    Totals,
     Usage,
 )
 
@@ -49,7 +52,7 @@ class FakeEngine:
     """Counts a character as a token. `script(prompt, params)` gives the pieces; `pause` seconds lie between them.
 
     Set `now` to an EngineState that is not ready, or `refusal` to an error, to have submit raise; `fail_after` pieces
-    make an answer fail with `failure`.
+    make an answer fail with `failure`. `places` answers are made at a time; others wait.
     """
 
     def __init__(
@@ -60,10 +63,13 @@ class FakeEngine:
         self.refusal: BlueLMError | None = None
         self.failure: BlueLMError | None = None
         self.fail_after = 0
+        self.load_s, self.places, self.made = 0.2, slots, 0
+        self.answers: dict[str, Generation] = {}
         self.seen: list[tuple[Prompt, SamplingParams]] = []
         self.callers: list[Caller] = []
         self.running: dict[str, threading.Event] = {}
         self._ids = itertools.count(1)
+        self._answered = 0
         self._closed = False
 
     def submit(
@@ -84,9 +90,9 @@ class FakeEngine:
         seed = params.seed if params.seed is not None else 1
         generation = Generation(
             f"fake-{next(self._ids)}", model=INFO.id, prompt_tokens=size, window=context, seed=seed,
-            dropped=dropped, on_cancel=stop.set,
+            dropped=dropped, on_cancel=stop.set, place=lambda: self._place(stop),
         )  # fmt: skip
-        self.running[generation.id] = stop
+        self.running[generation.id], self.answers[generation.id] = stop, generation
         threading.Thread(target=self._write, args=(generation, prompt, params, stop), daemon=True).start()
         return generation
 
@@ -120,11 +126,18 @@ class FakeEngine:
         if len(self.running) >= self.slots:
             raise QueueFull(len(self.running))
 
+    def _place(self, stop: threading.Event) -> int:
+        """`places` answers are made at a time; the others wait, in their order."""
+        open_now = list(self.running.values())
+        return max(0, open_now.index(stop) + 1 - self.places) if stop in open_now else 0
+
     def _write(self, generation: Generation, prompt: Prompt, params: SamplingParams, stop: threading.Event) -> None:
         begun, made, reason = time.monotonic(), 0, FinishReason.STOP
+        while self._place(stop) and not stop.is_set():
+            time.sleep(0.005)
         for piece in self.script(prompt, params):
             if self.failure is not None and made >= self.fail_after:
-                self.running.pop(generation.id, None)
+                self._forget(generation)
                 generation.fail(self.failure)
                 return
             if stop.wait(self.pause) if self.pause else stop.is_set():
@@ -133,20 +146,47 @@ class FakeEngine:
             if params.max_length is not None and made >= params.max_length:
                 reason = FinishReason.LENGTH
                 break
-            made += 1
+            made, self.made = made + 1, self.made + 1
             generation.push(Chunk(piece, tokens=told(piece, params)))
+        self._answered += 1
         usage = Usage(
             prompt_tokens=generation.prompt_tokens, completion_tokens=made, ttft_s=0.01,
             total_s=time.monotonic() - begun + 0.02, seed=generation.seed,
         )  # fmt: skip
-        self.running.pop(generation.id, None)
+        self._forget(generation)
         closing = told("", params) if reason is FinishReason.STOP else ()
         generation.push(Chunk("", reason, usage, closing))
 
-    def state(self) -> EngineState:
-        from dataclasses import replace
+    def _forget(self, generation: Generation) -> None:
+        self.running.pop(generation.id, None)
+        self.answers.pop(generation.id, None)
 
-        return replace(self.now, running=len(self.running))
+    def state(self) -> EngineState:
+        running = min(self.places, len(self.running))
+        totals = Totals(time.monotonic(), self.made, answers=self._answered, first_token_s=0.01 * self._answered)
+        return replace(self.now, running=running, waiting=self.now.waiting + len(self.running) - running, totals=totals)
+
+    def restart(self) -> None:
+        self._load(self.now.checkpoint)
+
+    def switch(self, model: str, *, may_go_back: bool = True) -> None:
+        """Any name will do; it becomes the model's id."""
+        self._load(model)
+
+    def _load(self, model: str) -> None:
+        """Lose open answers, and load for `load_s` seconds."""
+        if self._closed:
+            raise EngineDown("The engine is closed: start the app again.")
+        for lost in list(self.answers.values()):
+            lost.fail(EngineRestarted())
+        for stop in list(self.running.values()):
+            stop.set()
+        self.now = replace(self.now, phase=Phase.LOADING, progress=0.5, detail="loading weights", checkpoint=model)
+        threading.Timer(self.load_s, self._loaded, [model]).start()
+
+    def _loaded(self, model: str) -> None:
+        info = replace(self.now.model or INFO, id=PurePath(model).name or INFO.id)
+        self.now = replace(self.now, phase=Phase.READY, progress=1.0, detail="", model=info)
 
     def close(self) -> None:
         self._closed = True

@@ -139,6 +139,8 @@ class FakeControls:
         answer: list[str] | None = None,
         pause: float | None = None,
         slots: int | None = None,
+        places: int | None = None,
+        load_s: float | None = None,
         phase: str | None = None,
         progress: float = 0.0,
         detail: str = "",
@@ -147,7 +149,8 @@ class FakeControls:
         waits: float | None = None,
     ) -> None:
         """answer: pieces of every answer from now on ([] for saying the prompt back). pause: seconds between pieces.
-        slots: answers at a time. phase, progress, detail: of EngineState. model: fields of ModelInfo to change.
+        slots: answers at a time, others are refused; places: the same, but others wait. load_s: what a restart takes.
+        phase, progress, detail: of EngineState. model: fields of ModelInfo to change.
         fail_after: answers die after so many pieces (-1: no more). waits: seconds that submit takes.
         """
         from bluelm.errors import EngineDied
@@ -161,6 +164,10 @@ class FakeControls:
             fake.pause = pause
         if slots is not None:
             fake.slots = slots
+        if places is not None:
+            fake.places = places
+        if load_s is not None:
+            fake.load_s = load_s
         if model is not None:
             if "defaults" in model:
                 model = {**model, "defaults": SamplingParams(**model["defaults"])}

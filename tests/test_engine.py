@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from bluelm.config import load_settings
-from bluelm.engine import Engine, open_engine
+from bluelm.engine import Engine, Generation, open_engine
 from bluelm.engine.client import EngineProcess
 from bluelm.errors import EngineDied, EngineDown, EngineUnavailable, InvalidParameter, PromptTooLong, QueueFull
-from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams
+from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams, Totals
 from tests.fakes import FakeEngine
 
 FRANCE = (Message(Role.USER, "Name the capital of France."),)  # a clear choice each time: no rounding changes it
 STORY = (Message(Role.USER, "Tell me a long story about the sea."),)
+# exact: "The" and "L'" are as likely as each other, but for the last bits, to begin the answer about France.
+SMALL: dict[str, Any] = {"max_running": 4, "max_waiting": 6, "context": 1024, "cache_tokens": 4096, "exact": True}
 GREEDY = SamplingParams(temperature=0.0)
 
 
@@ -33,7 +36,7 @@ def wait_ready(engine: Engine, timeout: float = 120.0) -> None:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[EngineProcess]:
-    engine = EngineProcess(load_settings(max_running=4, max_waiting=6, context=1024, cache_tokens=4096))
+    engine = EngineProcess(load_settings(**SMALL))
     wait_ready(engine)
     yield engine
     engine.close()
@@ -41,9 +44,7 @@ def process() -> Iterator[EngineProcess]:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Engine]:
-    engine = open_engine(
-        load_settings(device="cpu", engines=2, max_running=4, max_waiting=6, context=1024, cache_tokens=4096)
-    )
+    engine = open_engine(load_settings(device="cpu", engines=2, **SMALL))
     wait_ready(engine)
     yield engine
     engine.close()
@@ -66,6 +67,13 @@ def settled(engine: Engine) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def totals_now(engine: Engine) -> Totals:
+    now = time.monotonic()
+    while engine.state().totals.at < now:
+        time.sleep(0.02)
+    return engine.state().totals
 
 
 # --- the contract ---
@@ -234,6 +242,32 @@ def test_the_same_seed_gives_the_same_text_among_others(process: EngineProcess) 
     list(again)
     assert again.text == alone.text
     assert [list(g)[-1].finish_reason for g in together]
+
+
+def until_places(generations: Sequence[Generation], places: list[int]) -> None:
+    end = time.monotonic() + 5
+    while [generation.place for generation in generations] != places:
+        assert time.monotonic() < end, [generation.place for generation in generations]
+        time.sleep(0.02)
+
+
+def test_those_who_wait_know_their_place(process: EngineProcess) -> None:
+    before = totals_now(process)
+    running = [process.submit(STORY, SamplingParams(max_length=150, seed=i)) for i in range(4)]
+    waiting = [process.submit(STORY, SamplingParams(max_length=2, seed=i)) for i in range(3)]
+    assert all(generation.wait(0, timeout=30) for generation in running)
+    until_places((*running, *waiting), [0, 0, 0, 0, 1, 2, 3])
+    waiting[0].cancel()
+    list(waiting[0])
+    until_places(waiting, [0, 1, 2])
+    for generation in (*running, *waiting):
+        generation.cancel()
+        list(generation)
+    assert not any(generation.place for generation in (*running, *waiting))
+    made = totals_now(process)
+    tokens = sum(g.usage.completion_tokens for g in (*running, *waiting) if g.usage)
+    assert made.tokens - before.tokens == tokens and made.answers - before.answers >= 4
+    assert made.prompt_tokens > before.prompt_tokens and made.first_token_s > before.first_token_s
 
 
 def test_a_full_queue_refuses_at_once_and_recovers(process: EngineProcess) -> None:

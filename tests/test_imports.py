@@ -21,7 +21,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("components",),
     ("bluelm.doctor",),
     (
-        *("bluelm.service", "bluelm.api", "bluelm.auth", "bluelm.owner", "bluelm.store", "bluelm.conversation"),
+        *(
+            "bluelm.service",
+            "bluelm.history",
+            "bluelm.api",
+            "bluelm.auth",
+            "bluelm.owner",
+            "bluelm.store",
+            "bluelm.conversation",
+        ),
         "bluelm.export",
     ),
     ("bluelm.asking",),

@@ -229,3 +229,9 @@ def test_a_queue_by_shares_loses_nobody_and_keeps_each_shares_order(events: list
             waiting.take(row)
         assert len(waiting) == sum(map(len, known.values())) and all(row in waiting for row in waiting)
         assert [row for row in waiting if row.share == share] == rows
+    told = waiting.in_turn([])
+    served_rows: list[Row] = []
+    while waiting:
+        waiting.take(row := waiting.next(served_rows))
+        served_rows.append(row)
+    assert told == served_rows, "who is told a place is served at that place"

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from bluelm.errors import BlueLMError, EngineDied, EngineLoading
+from bluelm.errors import BlueLMError, EngineDied, EngineLoading, EngineRestarted
 
 RETRY_SOON_S = 5
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -64,7 +64,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def _retry_after(error: BlueLMError) -> int | None:
-    if isinstance(error, (EngineLoading, EngineDied)):
+    if isinstance(error, (EngineLoading, EngineDied, EngineRestarted)):
         return RETRY_SOON_S
     return error.details.get("retry_after")
 

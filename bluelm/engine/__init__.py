@@ -52,6 +52,20 @@ class Engine(Protocol):
         """How the engine is at the moment; never blocks, never raises."""
         ...
 
+    def restart(self) -> None:
+        """Start anew with the same model. Returns at once: no new answers begin (EngineLoading), open ones have some
+        seconds to end, then fail with EngineRestarted, and `state` tells how the model loads. Raises EngineDown once
+        it is closed."""
+        ...
+
+    def switch(self, model: str) -> None:
+        """The same, with another model, named as in settings.model. Where that one cannot be loaded, the former one is
+        served again, and `state` tells so (failed, trouble).
+
+        Raises SettingError and CheckpointError for what is not there or not whole, before anything ends.
+        """
+        ...
+
     def close(self) -> None:
         """End it: open answers fail with EngineDown. May be called twice."""
         ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import os
 import queue
 import signal
@@ -19,6 +18,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 from bluelm.config import ROOT, Settings
+from bluelm.engine.choice import Choice
 from bluelm.engine.generation import Generation
 from bluelm.engine.wire import (
     Accepted,
@@ -39,11 +39,31 @@ from bluelm.engine.wire import (
     Tokenize,
     TokensTold,
 )
-from bluelm.errors import BlueLMError, EngineDied, EngineDown, EngineLoading, EngineUnavailable, InvalidParameter
-from bluelm.types import NOBODY, Caller, Chunk, EngineState, Phase, Prompt, SamplingParams, Tokenized
+from bluelm.errors import (
+    BlueLMError,
+    EngineDied,
+    EngineDown,
+    EngineLoading,
+    EngineRestarted,
+    EngineUnavailable,
+    InvalidParameter,
+)
+from bluelm.types import (
+    NOBODY,
+    Caller,
+    Chunk,
+    EngineState,
+    ModelInfo,
+    Phase,
+    Prompt,
+    SamplingParams,
+    Tokenized,
+    Totals,
+)
 
-LOOK_S = 1.0
 ANSWER_S = 30.0  # for a yes or no to a request
+LOOK_S = 0.5  # at a wish to restart, where the process says nothing
+ASKED = "restarted on request"
 LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
 # Where cores are few, OpenMP threads that spin for their next task take the time of those who have one (measured:
 # several times slower beside a busy browser). The user's own setting wins.
@@ -57,17 +77,21 @@ class EngineProcess:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
         """environment: variables for the process, beside those of this one."""
-        self._settings = settings
+        self._choice = Choice(settings)
         self._environment = {**ENVIRONMENT, **os.environ, **(environment or {})}
         self._lock = threading.Lock()
-        self._state = EngineState(Phase.LOADING, detail="starting")
+        self._state = EngineState(Phase.LOADING, detail="starting", checkpoint=self._choice.checkpoint)
         self._line: Line | None = None
         self._was_ready = False  # whether the process that ended last had its model loaded
+        self._fatal = ""  # why it could not load it, and will not the next time
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: dict[str, queue.SimpleQueue[Reply | BlueLMError]] = {}
         self._open: dict[str, Generation] = {}
+        self._queue: tuple[str, ...] = ()  # ids of those that wait, next first
+        self._before = Totals()  # of the processes that have ended
         self._ids = itertools.count(1)
         self._closed = threading.Event()
+        self._woken = threading.Event()  # by a wish to restart, or by the end
         self._supervisor = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
         self._supervisor.start()
 
@@ -92,8 +116,9 @@ class EngineProcess:
             model = self._state.model
         assert model is not None
         generation = Generation(
-            id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id)
-        )
+            id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id),
+            place=lambda: self._place(id),
+        )  # fmt: skip
         answer = self._ask(Submit(id, messages, text, params, drop_oldest, caller), generation)
         assert isinstance(answer, Accepted)
         generation.prompt_tokens, generation.dropped = answer.prompt_tokens, answer.dropped
@@ -111,8 +136,16 @@ class EngineProcess:
         assert isinstance(answer, TextTold)
         return answer.text
 
+    def restart(self) -> None:
+        self._wish(None)
+
+    def switch(self, model: str, *, may_go_back: bool = True) -> None:
+        """may_go_back: whether the former model is served again where this one cannot be loaded."""
+        self._wish(self._choice.settings_for(model), may_go_back)
+
     def close(self) -> None:
         self._closed.set()
+        self._woken.set()
         self._kill()
         if threading.current_thread() is not self._supervisor:
             self._supervisor.join(timeout=10)
@@ -162,12 +195,29 @@ class EngineProcess:
         if state.phase is not Phase.READY:
             raise EngineLoading(state.detail or state.phase.value, state.progress)
 
+    def _wish(self, settings: Settings | None, may_go_back: bool = True) -> None:
+        """Nothing new begins from now on; the supervisor does the rest."""
+        with self._lock:
+            if self._closed.is_set():
+                raise EngineDown("The engine was closed: start the app again.")
+            self._choice.ask(settings, may_go_back=may_go_back)
+            detail = "waiting for open answers" if self._open else "starting"
+            self._state = replace(
+                self._state, phase=Phase.LOADING, progress=0.0, detail=detail, failed="", trouble="",
+                checkpoint=self._choice.checkpoint,
+            )  # fmt: skip
+        self._woken.set()
+
     def _cancel(self, id: str) -> None:
         with self._lock:
             line = self._line
         if line is not None:
             with contextlib.suppress(OSError):  # cut: the supervisor is ending this answer with EngineDied
                 line.send(Cancel(id))
+
+    def _place(self, id: str) -> int:
+        queue = self._queue
+        return queue.index(id) + 1 if id in queue else 0
 
     def _kill(self) -> None:
         process = self._process
@@ -183,32 +233,72 @@ class EngineProcess:
         while not self._closed.is_set():
             begun = time.monotonic()
             why = self._run_once()
-            was_ready = self._was_ready
-            self._lose_all(EngineDown("The engine was closed.") if self._closed.is_set() else EngineDied(why))
-            if self._closed.is_set() or self.state().phase is Phase.DOWN:
-                break
-            failures = 0 if was_ready and time.monotonic() - begun > 60 else failures + 1
-            if not was_ready and failures >= LOAD_TRIES:
+            self._lose_all(self._loss(why))
+            if self._take_wish() or self._go_back(why):
+                failures = 0
+                continue
+            failures = 0 if self._was_ready and time.monotonic() - begun > 60 else failures + 1
+            if self._fatal:
+                self._set(phase=Phase.DOWN, detail=self._fatal)
+            elif not self._was_ready and failures >= LOAD_TRIES:
                 self._set(phase=Phase.DOWN, detail=f"it died {failures} times while loading ({why}); see its log above")
-                break
-            log.error("the engine process ended (%s); starting it again", why)
-            restarts = self.state().restarts + 1
-            self._set(phase=Phase.RESTARTING, progress=0.0, detail="restarting", restarts=restarts, pid=None)
-            self._closed.wait(0 if failures <= 1 else min(2.0 ** (failures - 2), 30.0))
-        self._closed.wait()
+            if self.state().phase is Phase.DOWN:
+                self._woken.wait()
+            elif not self._closed.is_set():
+                log.error("the engine process ended (%s); starting it again", why)
+                restarts = self.state().restarts + 1
+                self._set(phase=Phase.RESTARTING, progress=0.0, detail="restarting", restarts=restarts, pid=None)
+                self._woken.wait(0 if failures <= 1 else min(2.0 ** (failures - 2), 30.0))
+            if self._take_wish():
+                failures = 0
         self._set(phase=Phase.DOWN, pid=None, running=0, waiting=0)
 
+    def _loss(self, why: str) -> BlueLMError:
+        if self._closed.is_set():
+            return EngineDown("The engine was closed.")
+        return EngineRestarted() if why == ASKED else EngineDied(why)
+
+    def _take_wish(self) -> bool:
+        """Whether something was asked for; the next process is started with it."""
+        self._woken.clear()
+        if self._closed.is_set():
+            self._woken.set()
+            return False
+        with self._lock:
+            taken = self._choice.take_wish()
+            if taken:
+                self._state = replace(self._state, phase=Phase.LOADING, progress=0.0, detail="starting", pid=None)
+        return taken
+
+    def _go_back(self, why: str) -> bool:
+        """Whether a model that could not be loaded took the place of one that could, which is served again."""
+        with self._lock:
+            if self._was_ready or self._closed.is_set() or not self._choice.go_back():
+                return False
+            trouble = self._fatal or why
+            log.error("%s could not be loaded (%s); going back", self._state.checkpoint, trouble)
+            self._state = replace(
+                self._state, phase=Phase.LOADING, progress=0.0, detail="starting", pid=None, trouble=trouble,
+                failed=self._state.checkpoint, checkpoint=self._choice.checkpoint,
+            )  # fmt: skip
+        return True
+
     def _run_once(self) -> str:
-        """Start the process and read its line until it is cut; why it was."""
+        """Start the process and read its line until it is cut, or is to be; why it was."""
         connection = self._start()
         assert self._line is not None and self._process is not None
-        why = ""
+        why, silent, self._fatal = "", 0.0, ""
+        silence_s = self._choice.now.silence_s
+        # Looks are counted: time in which this very process was stopped is not silence.
+        look = min(LOOK_S, silence_s / 4)
         try:
             while not why:
-                if not self._says_something(connection):
-                    why = f"no sign of life for {self._settings.silence_s:g} seconds"
-                    break
-                why = self._hear(self._line.receive())
+                if self._choice.is_due(len(self._open)):
+                    why = ASKED
+                elif wait([connection], timeout=look):
+                    why, silent = self._hear(self._line.receive()), 0.0
+                elif (silent := silent + look) >= silence_s:
+                    why = f"no sign of life for {silence_s:g} seconds"
         except (EOFError, OSError):
             pass
         except Exception:  # nobody else watches the process: it is ended, and started again
@@ -223,11 +313,6 @@ class EngineProcess:
             if self._was_ready:  # in one step with the line's end: nobody sees a ready engine without a process
                 self._state = replace(self._state, phase=Phase.RESTARTING, progress=0.0, detail="restarting", pid=None)
         return why or _ending(code)
-
-    def _says_something(self, connection: Connection) -> bool:
-        """Wait for it, in short looks: time in which this very process was stopped is not the engine's silence."""
-        look = min(LOOK_S, self._settings.silence_s / 4)
-        return any(wait([connection], timeout=look) for _ in range(math.ceil(self._settings.silence_s / look)))
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
@@ -245,33 +330,41 @@ class EngineProcess:
         if self._closed.is_set():
             self._kill()
         with contextlib.suppress(OSError):
-            line.send(Configure(self._settings.model_dump(mode="json")))
+            line.send(Configure(self._choice.now.model_dump(mode="json")))
         return connection
 
     def _hear(self, said: ToApp) -> str:
         """Pass its news on; why it has to be ended, "" where all is well."""
         match said:
-            case Step(news):
+            case Step(news, queue):
+                self._queue = self._queue if queue is None else queue
                 for grown in news:
                     self._tell(grown.id, grown)
             case Accepted(id) | TokensTold(id) | TextTold(id) | Refused(id):
                 reply = self._replies.get(id)
                 if reply is not None:
                     reply.put(BlueLMError.from_wire(said.error) if isinstance(said, Refused) else said)
-            case Pulse(running, waiting, cache_used, gpu_used, gpu_total, step_s):
+            case Pulse(running, waiting, cache_used, gpu_used, gpu_total, totals, step_s):
                 self._set(
                     running=running, waiting=waiting, cache_used=cache_used, gpu_memory_used=gpu_used,
-                    gpu_memory_total=gpu_total,
+                    gpu_memory_total=gpu_total, totals=self._before + totals,
                 )  # fmt: skip
-                if step_s > self._settings.step_limit_s:
-                    return f"one step took more than {self._settings.step_limit_s:g} seconds"
+                if step_s > self._choice.now.step_limit_s:
+                    return f"one step took more than {self._choice.now.step_limit_s:g} seconds"
             case Loading(phase, progress):
                 self._set(detail=phase, progress=progress)
             case Ready(model, cache_tokens):
-                self._set(phase=Phase.READY, progress=1.0, detail="", model=model, cache_total=cache_tokens)
+                self._is_ready(model, cache_tokens)
             case Fatal(error):
-                self._set(phase=Phase.DOWN, detail=error["message"])
+                self._fatal = error["message"]
         return ""
+
+    def _is_ready(self, model: ModelInfo, cache_tokens: int) -> None:
+        with self._lock:
+            self._choice.loaded()
+            self._state = replace(self._state, model=model, cache_total=cache_tokens)
+            if self._choice.wish is None:  # else it is about to end
+                self._state = replace(self._state, phase=Phase.READY, progress=1.0, detail="")
 
     def _tell(self, id: str, news: object) -> None:
         with self._lock:
@@ -289,6 +382,7 @@ class EngineProcess:
         with self._lock:
             replies, self._replies = dict(self._replies), {}
             lost, self._open = dict(self._open), {}
+            self._queue, self._before = (), self._state.totals
             self._state = replace(self._state, running=0, waiting=0, cache_used=0)
         for reply in replies.values():
             reply.put(error)

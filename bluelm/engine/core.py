@@ -16,7 +16,7 @@ from bluelm.engine.scheduler import Piece, Row, Scheduler
 from bluelm.engine.tokenizer import StopStrings, Tokenizer
 from bluelm.engine.wire import Failed, Grown
 from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory
-from bluelm.types import FinishReason, SamplingParams, TokenLogprob, Usage
+from bluelm.types import FinishReason, SamplingParams, TokenLogprob, Totals, Usage
 
 log = logging.getLogger("bluelm.engine")
 
@@ -83,6 +83,8 @@ class EngineCore:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
+        self._tokens = self._prompt_tokens = self._begun = 0
+        self._first_token_s = 0.0
         self._answers: dict[str, _Answer] = {}
 
     @property
@@ -97,6 +99,10 @@ class EngineCore:
     def has(self, share: str) -> bool:
         """Whether an answer of this share is open; for any thread."""
         return any(answer.row.share == share for answer in list(self._answers.values()))
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(time.monotonic(), self._tokens, self._prompt_tokens, self._begun, self._first_token_s)
 
     def add(self, request: Request) -> None:
         length = len(request.tokens) + request.max_new
@@ -136,10 +142,10 @@ class EngineCore:
         if token is not None and token < 0:
             why = "The model gave no numbers (NaN) for this answer: try another prompt, or another precision."
             return self._fail(answer, GenerationFailed(why))
+        self._add_up(piece, token, answer)
         self.scheduler.commit(piece, token)
         if token is None:
             return None
-        answer.first_at = answer.first_at or time.monotonic()
         tokens = () if piece.row.params.logprobs is None else (self._told(piece.row, token),)
         if token in self.tokenizer.stop_ids:
             text, hit = answer.rest()
@@ -151,6 +157,17 @@ class EngineCore:
             more, hit = answer.rest()
             return self._end(answer, text + more, FinishReason.STOP_STRING if hit else FinishReason.LENGTH, tokens)
         return Grown(piece.row.id, text, None, None, tokens) if text or tokens else None
+
+    def _add_up(self, piece: Piece, token: int | None, answer: _Answer) -> None:
+        """Before the piece is committed."""
+        self._prompt_tokens += max(min(piece.start + piece.count, piece.row.prompt_tokens) - piece.start, 0)
+        if token is None:
+            return
+        self._tokens += 1
+        if not answer.first_at:
+            answer.first_at = time.monotonic()
+            self._begun += 1
+            self._first_token_s += answer.first_at - answer.accepted_at
 
     def _told(self, row: Row, token: int) -> TokenLogprob:
         likely, of = self.runner.likely[row.id], self.tokenizer.token

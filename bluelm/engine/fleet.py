@@ -1,11 +1,13 @@
 """Several engine processes behind one handle: the least loaded answers, or the one that knows the conversation.
 
 Each has a card, a model and a cache of its own. The first loads alone, so that kernels are compiled once and the files
-are in the system's cache for the others, which start as soon as it answers; it serves from then on.
+are in the system's cache for the others, which start as soon as it answers; it serves from then on. Another model is
+tried by one of them alone as well: the others take it then, or never learn of it.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,11 +16,12 @@ from typing import Protocol, TypeVar
 
 from bluelm.engine.generation import Generation
 from bluelm.errors import BlueLMError, EngineDown, EngineUnavailable, QueueFull
-from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams, Tokenized
+from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams, Tokenized, Totals
 
 SLACK = 4  # open answers more than the least loaded has, up to which a conversation stays where it was
 REMEMBERED = 10_000  # conversations
 LOOK_S = 0.1
+log = logging.getLogger("bluelm.engine")
 HEAD = 512  # characters of a plain text that name it
 ORDER = (Phase.READY, Phase.LOADING, Phase.RESTARTING, Phase.DOWN)  # what a fleet is, if one of it is
 
@@ -41,6 +44,10 @@ class Member(Protocol):
 
     def state(self) -> EngineState: ...
 
+    def restart(self) -> None: ...
+
+    def switch(self, model: str, *, may_go_back: bool = True) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -55,6 +62,9 @@ class Fleet:
         self._wanted = wanted
         self._members = [self._starts.pop(0)()]
         self._lock = threading.Lock()
+        self._pilot: Member | None = None  # who tries another model: nobody else is asked until it has loaded
+        self._switches = 0
+        self._model: str | None = None  # what was switched to
         self._places: OrderedDict[bytes, Member] = OrderedDict()  # where a conversation was last, oldest first
         self._closed = threading.Event()
         threading.Thread(target=self._start_others, name="fleet", daemon=True).start()
@@ -79,9 +89,12 @@ class Fleet:
         return self._first(self._in_order(()), lambda member: member.detokenize(ids))[1]
 
     def state(self) -> EngineState:
-        states = [member.state() for member in self._all()]
-        best = min(states, key=lambda state: ORDER.index(state.phase))
-        windows = [state.model for state in states if state.model]
+        with self._lock:
+            members, pilot = list(self._members), self._pilot
+        states = [member.state() for member in members]
+        best = pilot.state() if pilot else min(states, key=lambda state: ORDER.index(state.phase))
+        serving = [best] if pilot else [state for state in states if state.phase is best.phase]
+        windows = [state.model for state in serving if state.model]
         return EngineState(
             phase=best.phase,
             progress=best.progress,
@@ -96,8 +109,25 @@ class Fleet:
             gpu_memory_used=sum(state.gpu_memory_used for state in states),
             gpu_memory_total=sum(state.gpu_memory_total for state in states),
             engines=len(states) + len(self._starts),
-            engines_ready=sum(state.phase is Phase.READY for state in states),
+            engines_ready=len(serving) if best.phase is Phase.READY else 0,
+            totals=sum((state.totals for state in states), Totals()),
+            checkpoint=best.checkpoint,
+            failed=next((state.failed for state in states if state.failed), ""),
+            trouble=next((state.trouble for state in states if state.failed), ""),
         )
+
+    def restart(self) -> None:
+        for member in self._all():
+            member.restart()
+
+    def switch(self, model: str) -> None:
+        with self._lock:
+            ready = (member for member in self._members if member.state().phase is Phase.READY)
+            pilot = self._pilot or next(ready, self._members[0])
+            pilot.switch(model)
+            self._pilot, self._switches = pilot, self._switches + 1
+            number = self._switches
+        threading.Thread(target=self._follow, args=(pilot, model, number), name="fleet-switch", daemon=True).start()
 
     def close(self) -> None:
         with self._lock:
@@ -120,6 +150,30 @@ class Fleet:
             except (EngineUnavailable, QueueFull) as error:  # another one may do
                 refusal = refusal or error
         raise refusal or EngineDown("The engine was closed: start the app again.")
+
+    def _follow(self, pilot: Member, model: str, number: int) -> None:
+        """Once the pilot has loaded the model, have the others load it too."""
+        while (state := pilot.state()).phase in (Phase.LOADING, Phase.RESTARTING):
+            if self._closed.wait(LOOK_S) or self._switches != number:
+                return
+        with self._lock:
+            if self._switches != number:
+                return
+            if state.phase is Phase.READY and not state.failed:
+                self._model = model
+                for member in self._members:
+                    if member is not pilot:
+                        self._take_over(member)
+            self._pilot = None
+
+    def _take_over(self, member: Member) -> None:
+        """Have a member load what was switched to. It never goes back: no two models are served at once."""
+        try:
+            if self._model is not None:
+                member.switch(self._model, may_go_back=False)
+        except BlueLMError as error:  # the files are gone, or the app is ending
+            log.error("an engine could not take over the model: %s", error.message)
+            member.close()
 
     def _all(self) -> list[Member]:
         with self._lock:
@@ -144,12 +198,13 @@ class Fleet:
                     self._starts.clear()
                     return
                 self._members.append(self._starts.pop(0)())
+                self._take_over(self._members[-1])
 
     def _in_order(self, names: Sequence[bytes]) -> list[Member]:
         """Whom to ask, one after the other: who can answer first, and of these whoever has least to do."""
         with self._lock:
-            members = list(self._members)
-            known = next((self._places[name] for name in names if name in self._places), None)
+            members = [self._pilot] if self._pilot else list(self._members)
+            known = next((self._places[name] for name in names if self._places.get(name) in members), None)
         order = {id(member): (ORDER.index(member.state().phase), member.open) for member in members}
         members.sort(key=lambda member: order[id(member)])
         phase, least = order[id(members[0])]

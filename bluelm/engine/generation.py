@@ -29,6 +29,7 @@ class Generation:
         seed: int,
         dropped: int = 0,
         on_cancel: Callable[[], None] = lambda: None,
+        place: Callable[[], int] = lambda: 0,
     ) -> None:
         self.id = id
         self.model = model
@@ -36,7 +37,7 @@ class Generation:
         self.window = window
         self.seed = seed
         self.dropped = dropped
-        self._on_cancel = on_cancel
+        self._on_cancel, self._place = on_cancel, place
         self._chunks: list[Chunk] = []
         self._error: BlueLMError | None = None
         self._changed = threading.Condition()
@@ -83,6 +84,11 @@ class Generation:
         """Ask the engine to stop; the end comes as a chunk with CANCELLED. Harmless after the end."""
         if not self.done:
             self._on_cancel()
+
+    @property
+    def place(self) -> int:
+        """Its place among those that wait to be begun, from 1; 0 once it has been begun, or while it is not known."""
+        return 0 if self._chunks or self._error else self._place()
 
     @property
     def done(self) -> bool:

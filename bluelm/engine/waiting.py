@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heapreplace
 from typing import Generic, Protocol, TypeVar
 
 
@@ -51,6 +52,22 @@ class Waiting(Generic[R]):
         """The first row of the share that has the fewest running; the one served longest ago of several such."""
         counts = Counter(row.share for row in running)
         return self._shares[min(self._shares, key=lambda share: counts[share])][0]
+
+    def in_turn(self, running: Iterable[R]) -> list[R]:
+        """All of them, in the order in which they would be served if nobody else came, and nobody running ended."""
+        counts = Counter(row.share for row in running)
+        heap = [(counts[share], place, 0, share) for place, share in enumerate(self._shares)]
+        heapify(heap)
+        order: list[R] = []
+        while heap:
+            count, _, taken, share = heap[0]
+            rows = self._shares[share]
+            order.append(rows[taken])
+            if taken + 1 < len(rows):
+                heapreplace(heap, (count + 1, len(self._shares) + len(order), taken + 1, share))
+            else:
+                heappop(heap)
+        return order
 
     def take(self, row: R) -> None:
         """`next` was served."""

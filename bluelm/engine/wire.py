@@ -17,6 +17,7 @@ from bluelm.types import (
     SamplingParams,
     Tokenized,
     TokenLogprob,
+    Totals,
     Usage,
 )
 
@@ -121,9 +122,10 @@ class Failed(_Said, frozen=True):
 
 
 class Step(_Said, frozen=True):
-    """All that one step of the engine brought."""
+    """All that one step of the engine brought. queue: those that have not been begun, next first; None: as before."""
 
     news: tuple[Grown | Failed, ...]
+    queue: tuple[str, ...] | None = None
 
 
 class Pulse(_Said, frozen=True):
@@ -137,6 +139,7 @@ class Pulse(_Said, frozen=True):
     cache_used: int
     gpu_memory_used: int
     gpu_memory_total: int
+    totals: Totals
     step_s: float = 0.0
 
 

@@ -43,8 +43,10 @@ from bluelm.engine.wire import (
     TokensTold,
 )
 from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory, QueueFull
+from bluelm.types import Totals
 
 PULSE_S = 0.5
+QUEUE_S = 0.2
 KEPT_SHARE = 8  # of the queue: one part in so many more is for clients that have nothing open
 SWITCH_S = 0.0005  # the step's thread waits for a busy other one so long at most, not Python's 5 ms
 log = logging.getLogger("bluelm.engine")
@@ -62,6 +64,8 @@ class Worker:
         self._on_card = loaded.info.device == "cuda"
         self._step_began: float | None = None
         self._coming: dict[str, str] = {}  # ids in the inbox, and their shares
+        self._queue: tuple[str, ...] = ()  # as the app knows it
+        self._queue_at = 0.0
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -73,16 +77,27 @@ class Worker:
                 self._step_began = time.monotonic()
                 news += self.core.step()
                 self._step_began = None
-            if news:
-                self.line.send(Step(tuple(news)))
+            queue = self._new_queue()
+            if news or queue is not None:
+                self.line.send(Step(tuple(news), queue))
+
+    def _new_queue(self) -> tuple[str, ...] | None:
+        """Those that have not been begun, next first, if that has changed; looked at some times a second."""
+        scheduler = self.core.scheduler
+        if not (scheduler.waiting or self._queue) or time.monotonic() < self._queue_at + QUEUE_S:
+            return None
+        before, self._queue_at = self._queue, time.monotonic()
+        self._queue = tuple(row.id for row in scheduler.waiting.in_turn(scheduler.running) if not row.started)
+        return None if self._queue == before else self._queue
 
     def pulse(self) -> Pulse:
         scheduler = self.core.scheduler
         free, total = card_memory() if self._on_card else (0, 0)
         waiting = len(scheduler.waiting) + len(self._coming)
+        used = scheduler.used_tokens
         began = self._step_began
         step_s = 0.0 if began is None else time.monotonic() - began
-        return Pulse(len(scheduler.running), waiting, scheduler.used_tokens, total - free, total, step_s)
+        return Pulse(len(scheduler.running), waiting, used, total - free, total, self.core.totals, step_s)
 
     def _take_in(self) -> list[Grown | Failed]:
         news: list[Grown | Failed] = []
@@ -184,7 +199,7 @@ def main(fd: int) -> None:
     def beat() -> None:
         while True:
             try:
-                line.send(worker.pulse() if worker else Pulse(0, 0, 0, 0, 0))
+                line.send(worker.pulse() if worker else Pulse(0, 0, 0, 0, 0, Totals()))
             except OSError:
                 os._exit(0)
             time.sleep(PULSE_S)

@@ -176,6 +176,8 @@ WORDS = {
     "error.engine_loading": "The model is still loading ({progress}). Try again in some seconds.",
     "error.engine_died": "The engine stopped while it worked on this answer. It is starting again: press Retry in "
     "some seconds.",
+    "error.engine_restarted": "The engine was restarted on request while it worked on this answer. Press Retry when "
+    "the model is loaded.",
     "error.engine_down": "The model is not running. Look at the log of the app and start it again.",
     "error.engine_unavailable": "No answer can be made at the moment. Try again in some seconds.",
     "error.generation_failed": "The engine could not go on with this answer. Press Retry, or change the message or "

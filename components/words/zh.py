@@ -170,6 +170,7 @@ WORDS = {
     "error.queue_full": "现在提问的人太多（{waiting} 个在排队），请 {retry_after} 秒后再试。",
     "error.engine_loading": "模型仍在加载（{progress}），请过几秒再试。",
     "error.engine_died": "推理引擎在生成这次回答时停止了，正在重新启动：请过几秒点“重试”。",
+    "error.engine_restarted": "生成这次回答时，有人要求重启了推理引擎：请在模型加载完成后点“重试”。",
     "error.engine_down": "模型没有在运行。请查看应用日志并重新启动应用。",
     "error.engine_unavailable": "暂时无法回答，请过几秒再试。",
     "error.generation_failed": "引擎无法继续这次回答。请点“重试”，或修改消息或设置。",
