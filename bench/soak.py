@@ -29,6 +29,7 @@ from bench.soak_clients import Page, Told, restless_program, restless_reader, st
 from tests.servers import Server, serve
 
 TOKENS = 24
+SESSION_S = 125.0  # Streamlit keeps a session for two minutes, for its page to come back
 MEMORY = ("web_mb", "engine_mb")
 TOPICS = [f"Tell me about {what}." for what in (
     "the sea", "rice", "trains", "the moon", "gold", "horses", "paper", "tea", "bridges", "snow",
@@ -182,7 +183,7 @@ async def soak(server: Server, minutes: float, programs: int, readers: int) -> d
     """Restless clients for so long; what was there before, on the way and after it."""
     counts: dict[str, int] = {}
     samples: list[dict[str, float]] = []
-    await crowd(server, 30, programs, readers, {})  # what is made once and kept
+    await crowd(server, min(30.0, minutes * 15), programs, readers, {})  # what is made once and kept
     before = await settled(server)
     watching = asyncio.create_task(watch(server, 5, samples))
     await crowd(server, minutes * 60, programs, readers, counts)
@@ -213,7 +214,7 @@ async def crowd(server: Server, seconds: float, programs: int, readers: int, cou
 async def settled(server: Server) -> dict[str, float]:
     """Once nothing runs, and Streamlit has let go of sessions whose page is gone (it waits for them to come back)."""
     await asyncio.to_thread(server.wait_idle, 180)
-    await asyncio.sleep(130)
+    await asyncio.sleep(SESSION_S)
     return {name: round(value) for name, value in usage(server).items()}
 
 

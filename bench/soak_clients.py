@@ -89,8 +89,8 @@ class Page:
 
     async def answered(self) -> str:
         """All texts of the page once its answer has ended: the script runs once more then."""
-        await self._drawn()
-        await self._drawn()
+        while not await self._drawn():
+            pass
         return "\n".join(self.shown)
 
     async def look_on(self, seconds: float) -> None:
@@ -109,8 +109,8 @@ class Page:
         message.rerun_script.query_string = self.query
         await self.line.send(message.SerializeToString())
 
-    async def _drawn(self) -> None:
-        """Read until the script has run to its end (a new run that follows it is another)."""
+    async def _drawn(self) -> bool:
+        """Read until the script has run to its end; False where it ends only to run again."""
         assert self.line is not None
         while True:
             async with asyncio.timeout(ANSWER_S):
@@ -122,10 +122,8 @@ class Page:
                 self.query = message.page_info_changed.query_string
             elif kind == "delta" and message.delta.HasField("new_element"):
                 self._see(message.delta.new_element)
-            elif kind == "script_finished" and message.script_finished in (
-                ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_EARLY_FOR_RERUN,
-            ):  # fmt: skip
-                return
+            elif kind == "script_finished":
+                return message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY
 
     def _see(self, element: Any) -> None:
         kind = element.WhichOneof("type")
