@@ -1,11 +1,12 @@
 # The same scripts serve people and CI. Everything is set up on the way: `make run` on a fresh machine is enough.
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm lint format bench clean
+.PHONY: help setup run doctor test test-vllm lint format bench clean
 export MODEL PORT PYTHON
 
 help:
 	@echo "make run [MODEL=name-or-path] [PORT=6006]     set up what is missing, then serve the chat and the APIs"
+	@echo "make doctor                                  what stands in the way, and the cure for it"
 	@echo "make test                                    set up, then every check and test"
 	@echo "make test-vllm                               exported checkpoints in a real vLLM (installs 3.5 GB apart)"
 	@echo "make setup [PYTHON=/path/to/python]          only set up .venv"
@@ -16,6 +17,9 @@ setup:
 
 run:
 	@scripts/run
+
+doctor:
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m bluelm.doctor; else python3 -m bluelm.doctor; fi
 
 test:
 	@scripts/test
