@@ -12,6 +12,8 @@ from bluelm.errors import InvalidParameter
 
 MAX_STOP_STRINGS = 16
 SEED_LIMIT = 2**63
+MAX_BIASES = 1024
+MAX_SCHEMA = 65_536  # characters
 MAX_LOGPROBS = 20  # alternatives told for each token
 
 
@@ -132,6 +134,10 @@ class SamplingParams:
     top_p: keep the likeliest tokens up to this share of probability, above 0 and up to 1 (off).
     top_k: keep this many of the likeliest tokens; 0 is off.
     repetition_penalty: divide (or multiply, below zero) the logits of tokens seen in prompt and answer; 1 is off.
+    presence_penalty, frequency_penalty: taken from the logits of tokens that the answer has already, once, and for each
+    time; -2 to 2, 0 is off.
+    logit_bias: (token id, what is added to its logit, from -100 to 100), each id once.
+    json_schema: a JSON schema, as JSON text, which the answer is held to, token by token; "" is off.
     seed: the same seed, prompt and settings give the same text; None draws one, told in Usage.seed.
     stop: the answer ends before any of these strings.
     logprobs: tell the log-probability of each new token and of so many of the likeliest, up to 20; None tells none.
@@ -147,6 +153,10 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str = ""
 
     def __post_init__(self) -> None:
         if self.max_length is not None:
@@ -159,7 +169,32 @@ class SamplingParams:
             _integer("seed", self.seed, 0, SEED_LIMIT - 1, f"a whole number from 0 to {SEED_LIMIT - 1}")
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, f"a whole number from 0 to {MAX_LOGPROBS}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            _number(name, getattr(self, name), -2.0, 2.0, "a number from -2 to 2")
+        self._check_bias()
+        if self.json_schema:
+            _json_object("json_schema", self.json_schema)
+            if len(self.json_schema) > MAX_SCHEMA:
+                raise InvalidParameter("json_schema", self.json_schema, f"{MAX_SCHEMA} characters at most")
         self._check_stop()
+
+    @property
+    def adds(self) -> bool:
+        """Whether something is added to logits."""
+        return bool(self.logit_bias or self.presence_penalty or self.frequency_penalty)
+
+    def _check_bias(self) -> None:
+        must = f"up to {MAX_BIASES} pairs of a token id and a number from -100 to 100, each id once"
+        if not isinstance(self.logit_bias, (tuple, list)) or len(self.logit_bias) > MAX_BIASES:
+            raise InvalidParameter("logit_bias", self.logit_bias, must)
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in self.logit_bias):
+            raise InvalidParameter("logit_bias", self.logit_bias, must)
+        object.__setattr__(self, "logit_bias", tuple((id, bias) for id, bias in self.logit_bias))
+        for id, bias in self.logit_bias:
+            _integer("logit_bias", id, 0, 2**31 - 1, must)
+            _number("logit_bias", bias, -100.0, 100.0, must)
+        if len({id for id, _ in self.logit_bias}) < len(self.logit_bias):
+            raise InvalidParameter("logit_bias", self.logit_bias, must)
 
     def _check_stop(self) -> None:
         must = f"up to {MAX_STOP_STRINGS} non-empty strings"

@@ -28,11 +28,16 @@ def body(turn: Turn, prompt: Prompt) -> tuple[str, dict[str, Any]]:
         "max_tokens": params.max_length, "temperature": params.temperature, "top_p": params.top_p,
         "top_k": params.top_k, "repetition_penalty": params.repetition_penalty,
         "seed": usage.seed if usage else params.seed, "stop": list(params.stop),
+        "presence_penalty": params.presence_penalty or None, "frequency_penalty": params.frequency_penalty or None,
+        "logit_bias": {str(id): bias for id, bias in params.logit_bias},
     }  # fmt: skip
-    settings = {name: value for name, value in settings.items() if value not in (None, [])}
+    settings = {name: value for name, value in settings.items() if value not in (None, [], {})}
     if isinstance(prompt, str):
         told = {} if params.logprobs is None else {"logprobs": params.logprobs}
         return "/v1/completions", {"model": turn.model, "prompt": prompt} | settings | told
+    if params.json_schema:
+        schema = {"name": "answer", "schema": json.loads(params.json_schema)}
+        settings["response_format"] = {"type": "json_schema", "json_schema": schema}
     if params.logprobs is not None:
         settings |= {"logprobs": True, "top_logprobs": params.logprobs}
     sent = _without_oldest(prompt, turn.dropped)

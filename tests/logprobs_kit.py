@@ -21,20 +21,23 @@ PROMPTS = [[5, 9, 77, 3, 2, 2, 40, 8, 8, 1, 90, 14, 3, 3, 61, 7, 12], [4], [100,
 
 def made(
     runner_of: Callable[..., Any], model: Any, prompts: Sequence[list[int]], params: Sequence[SamplingParams], new: int,
-    *, blocks: int = 64,
+    *, blocks: int = 64, guides: Sequence[Any] = (),
 ) -> list[tuple[list[int], list[Likely]]]:  # fmt: skip
     """Each prompt with its answer, and what the runner told of each new token; all at once, prompts in pieces."""
     runner = runner_of(model, blocks=blocks, block_size=BLOCK, vocab=VOCAB)
     scheduler = Scheduler(BlockPool(blocks, BLOCK), max_running=4, step_tokens=16)
     rows = [row(str(i), prompt, new, p, seed=i) for i, (prompt, p) in enumerate(zip(prompts, params, strict=True))]
     told: dict[str, list[Likely]] = {each.id: [] for each in rows}
-    for each in rows:
+    for each, guide in zip(rows, guides or [None] * len(rows), strict=True):
+        each.guide = guide
         scheduler.add(each)
     while not scheduler.idle:
         pieces = scheduler.plan()
         asking = {piece.row.id for piece in pieces if piece.samples and piece.row.params.logprobs is not None}
         for piece, token in zip(pieces, runner.run(pieces), strict=True):
             scheduler.commit(piece, token)
+            if token is not None and piece.row.guide is not None:
+                piece.row.guide.take(token)
             assert set(runner.likely) == asking, "a row that does not ask was computed too"
             if token is not None and piece.row.params.logprobs is not None:
                 told[piece.row.id].append(runner.likely[piece.row.id])

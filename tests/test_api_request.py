@@ -21,7 +21,19 @@ from tests.api_kit import Api
 from tests.fakes import FakeEngine
 from tests.servers import Server, serve
 
-PARAMS = SamplingParams(24, 0.9, 0.95, 40, 1.1, stop=("###", "'\n"), logprobs=3)
+PARAMS = SamplingParams(
+    24,
+    0.9,
+    0.95,
+    40,
+    1.1,
+    stop=("###", "'\n"),
+    logprobs=3,
+    presence_penalty=0.5,
+    frequency_penalty=-0.5,
+    logit_bias=((7, 1.5), (2, -3.0)),
+    json_schema='{"type":"object","required":["a"]}',
+)
 
 
 def answered(engine: FakeEngine, *questions: str, params: SamplingParams = PARAMS) -> tuple[Turn, Prompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -81,6 +82,38 @@ def test_the_engine_is_asked_for_as_many_as_the_client_wants() -> None:
 def test_what_cannot_be_told_is_refused_by_name(path: str, field: str, asked: dict[str, Any]) -> None:
     prompt = {"messages": [{"role": "user", "content": "x"}]} if path == CHAT else {"prompt": "x"}
     assert refused(Api().post(path, prompt | asked))["param"] == field
+
+
+def test_penalties_biases_and_formats_reach_the_engine() -> None:
+    api = Api()
+    api.chat("hi", presence_penalty=1, frequency_penalty=-0.5, logit_bias={"7": 3, "12": -100})
+    params = api.engine.seen[-1][1]
+    assert (params.presence_penalty, params.frequency_penalty) == (1, -0.5)
+    assert params.logit_bias == ((7, 3.0), (12, -100.0)) and params.json_schema == ""
+    api.post(COMPLETIONS, {"prompt": "hi", "logit_bias": {"7": 3}, "presence_penalty": 0})
+    assert api.engine.seen[-1][1].logit_bias == ((7, 3.0),)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for asked, wanted in (
+        ({"type": "text"}, ""), ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}, schema),
+    ):  # fmt: skip
+        assert api.chat("hi", response_format=asked).status_code == 200
+        told = api.engine.seen[-1][1].json_schema
+        assert (json.loads(told) if told else "") == wanted
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("presence_penalty", 3), ("frequency_penalty", "1"), ("logit_bias", {"x": 1}), ("logit_bias", {"1": 101}),
+        ("logit_bias", [1]), ("logit_bias", {"1": True}), ("response_format", {"type": "xml"}),
+        ("response_format", "json"), ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {}, "more": 1}}),
+        ("response_format", {"type": "json_object", "schema": {}}),
+    ],
+)  # fmt: skip
+def test_those_that_cannot_be_used_are_refused_by_name(field: str, value: Any) -> None:
+    assert refused(Api().chat("x", **{field: value}))["param"] == field
 
 
 def test_tokens_there_and_back() -> None:

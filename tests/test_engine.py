@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -15,7 +16,15 @@ import pytest
 from bluelm.config import load_settings
 from bluelm.engine import Engine, Generation, open_engine
 from bluelm.engine.client import EngineProcess
-from bluelm.errors import EngineDied, EngineDown, EngineUnavailable, InvalidParameter, PromptTooLong, QueueFull
+from bluelm.errors import (
+    EngineDied,
+    EngineDown,
+    EngineUnavailable,
+    InvalidParameter,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+)
 from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams, Totals
 from tests.fakes import FakeEngine
 
@@ -163,6 +172,24 @@ def test_a_prompt_is_told_as_the_tokens_that_its_answer_begins_with(engine: Engi
 
 
 # --- the real process ---
+
+
+def test_an_answer_is_held_to_a_json_schema_beside_others(process: EngineProcess) -> None:
+    schema = {
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}, "big": {"type": "boolean"}},
+        "required": ["city", "big"], "additionalProperties": False,
+    }  # fmt: skip
+    params = SamplingParams(60, temperature=1.0, seed=5, json_schema=json.dumps(schema))
+    free = process.submit(FRANCE, GREEDY)
+    held = [process.submit(FRANCE, replace(params, seed=seed)) for seed in (1, 2)]
+    for generation in held:
+        told = json.loads("".join(chunk.text for chunk in generation))
+        assert set(told) == {"city", "big"} and isinstance(told["big"], bool) and len(told["city"]) <= 12
+        assert generation.finish_reason is FinishReason.STOP
+    assert list(free)[-1].finish_reason is FinishReason.STOP
+    with pytest.raises(InvalidRequest, match="JSON schema"):
+        process.submit(FRANCE, SamplingParams(json_schema='{"not": {}}'))
+    assert settled(process)
 
 
 def test_what_people_write_is_no_marker_in_what_is_told(process: EngineProcess) -> None:

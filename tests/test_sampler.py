@@ -15,6 +15,7 @@ from transformers.generation.logits_process import (
 
 from bluelm.engine import sampler
 from bluelm.engine.sampler import sample_row, uniform
+from bluelm.errors import InvalidParameter
 from bluelm.types import SamplingParams
 
 
@@ -64,6 +65,46 @@ def test_how_many_tokens_are_looked_at_first_changes_nothing(
         monkeypatch.setattr(sampler, "COMMON", common)
         texts.append([sample_row(logits.clone(), params, [], draw) for draw in grid])
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_additions_come_before_all_else_and_count_the_answer_alone() -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(40)
+    answer = [4, 4, 4, 9]
+    params = SamplingParams(
+        temperature=0.9,
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        logit_bias=((4, 2.0), (7, 1.5)),
+    )
+    expected = logits.clone()
+    expected[4] += 2.0 - 0.5 - 3 * 0.25
+    expected[9] -= 0.5 + 0.25
+    expected[7] += 1.5
+    plain = SamplingParams(temperature=0.9, repetition_penalty=1.3)
+    for draw in (0.05, 0.3, 0.55, 0.8, 0.99):
+        ours = sample_row(logits.clone(), params, [2, 5, *answer], draw, answer)
+        assert ours == sample_row(expected.clone(), plain, [2, 5, *answer], draw)
+    forced = SamplingParams(temperature=0.0, logit_bias=((11, 100.0),))
+    banned = SamplingParams(temperature=0.0, logit_bias=((int(logits.argmax()), -100.0),))
+    assert sample_row(logits.clone(), forced, [], 0.5) == 11
+    assert sample_row(logits.clone(), banned, [], 0.5) == int(logits.topk(2).indices[1])
+
+
+@pytest.mark.parametrize(
+    "name, bad",
+    [
+        ("presence_penalty", 2.1), ("frequency_penalty", -3), ("presence_penalty", True), ("logit_bias", {1: 2.0}),
+        ("logit_bias", ((1, 101.0),)), ("logit_bias", ((-1, 1.0),)), ("logit_bias", ((1, 1.0), (1, 2.0))),
+        ("logit_bias", ((1.5, 1.0),)), ("logit_bias", tuple((i, 1.0) for i in range(1025))),
+        ("logit_bias", ((1, 2.0, 3.0),)), ("logit_bias", (5,)),
+    ],
+)  # fmt: skip
+def test_bad_additions_are_refused_by_name(name: str, bad: object) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        SamplingParams(**{name: bad})  # type: ignore[arg-type]
+    assert caught.value.param == name
 
 
 @settings(max_examples=60)

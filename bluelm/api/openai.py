@@ -71,7 +71,8 @@ async def _reply(
 ) -> Response:
     """All choices of all prompts, in this order. echoes: what stands in front of each prompt's choices, if anything."""
     chat = form is not CompletionForm
-    names = {"max_length": asked.limit_name()} | ({"prompt": "messages"} if chat else {})
+    names = {"max_length": asked.limit_name(), "json_schema": "response_format"}
+    names |= {"prompt": "messages"} if chat else {}
     each = asked.n or 1
     state = request.app.state.engine().state()
     try:

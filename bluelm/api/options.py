@@ -22,18 +22,11 @@ class Option(NamedTuple):
 _FUNCTIONS = "use tools, and leave it out."
 _LEAVE_OUT = "leave it out."
 _BEST = "send n, and choose among the answers yourself."
-_PENALTY = "use repetition_penalty, and leave it out or 0."
 _TEXT = "only text is answered; leave it out."
 
-EITHER: dict[str, Option] = {
-    "presence_penalty": Option((0, 0.0), _PENALTY),
-    "frequency_penalty": Option((0, 0.0), _PENALTY),
-    "logit_bias": Option(({},), _LEAVE_OUT),
-}
-CHAT: dict[str, Option] = EITHER | {
+CHAT: dict[str, Option] = {
     "functions": Option(([],), _FUNCTIONS),
     "function_call": Option(("none", "auto"), _FUNCTIONS),
-    "response_format": Option(({"type": "text"},), "ask for the format in the messages, and leave it out."),
     "modalities": Option((["text"],), _TEXT),
     "audio": Option((), _TEXT),
     "prediction": Option((), _LEAVE_OUT),
@@ -47,7 +40,7 @@ CHAT: dict[str, Option] = EITHER | {
     "prompt_cache_options": Option(({},), _LEAVE_OUT),
     "prompt_cache_retention": Option(("in_memory", "in-memory"), "the cache is in memory alone; leave it out."),
 }
-COMPLETION: dict[str, Option] = EITHER | {
+COMPLETION: dict[str, Option] = {
     "best_of": Option((1,), _BEST),
     "suffix": Option(("",), "leave it out: text can only be continued at its end."),
 }

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
 
 from bluelm.api.choices import MOST
+from bluelm.api.formats import Schema
 from bluelm.api.options import (
     CHAT,
     COMPLETION,
@@ -52,6 +53,16 @@ def _choices(value: Any) -> Any:
     return value
 
 
+def _biases(value: Any) -> Any:
+    numbers = (int, float)
+    if not isinstance(value, dict) or not all(
+        id.isascii() and id.isdecimal() and len(id) <= 10 and isinstance(bias, numbers) and not isinstance(bias, bool)
+        for id, bias in value.items()
+    ):
+        raise must("an object of token ids, each with a number from -100 to 100")
+    return tuple((int(id), float(bias)) for id, bias in value.items())
+
+
 def _alternatives(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value <= MAX_LOGPROBS:
         raise must(f"a whole number from 0 to {MAX_LOGPROBS}")
@@ -83,6 +94,10 @@ _CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "ite
 Stop = Annotated[tuple[str, ...], BeforeValidator(_stop_strings), WithJsonSchema(_STRINGS)]
 Prompts = Annotated[tuple[str, ...], BeforeValidator(_prompts), WithJsonSchema(_STRINGS)]
 Choices = Annotated[int, BeforeValidator(_choices), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST})]
+Biases = Annotated[
+    tuple[tuple[int, float], ...], BeforeValidator(_biases),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}),
+]  # fmt: skip
 Alternatives = Annotated[
     int, BeforeValidator(_alternatives), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS})
 ]
@@ -180,6 +195,9 @@ class OpenAIAsked(Asked):
     max_tokens: int | None = Field(None, description="new tokens at most")
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is made")
     stream_options: StreamOptions | None = None
+    presence_penalty: float | None = Field(None, description="-2 to 2; above 0 words come up that were not said yet")
+    frequency_penalty: float | None = Field(None, description="-2 to 2; above 0 what was said often comes less often")
+    logit_bias: Biases | None = Field(None, description="added to the logits of these token ids, -100 to 100")
     n: Choices | None = Field(None, description="answers to make, each with a seed of its own")
     user: str | None = Field(None, description="your own label; not used")
 
@@ -210,6 +228,7 @@ class ChatRequest(OpenAIAsked):
     tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
     parallel_tool_calls: ManyCalls | None = None
     logprobs: bool | None = Field(None, description="tell how likely each token was")
+    response_format: Schema | None = Field(None, description="JSON, by a schema if you like, held to token by token")
     top_logprobs: Alternatives | None = Field(None, description="and so many of the likeliest at its place")
     prompt_cache_key: str | None = Field(None, description="taken, not used: the cache is shared by what prompts say")
     safety_identifier: str | None = Field(None, description="OpenAI's newer name of user; not used")
@@ -220,8 +239,16 @@ class ChatRequest(OpenAIAsked):
             raise InvalidParameter("top_logprobs", self.top_logprobs, "left out unless logprobs is true")
         return self
 
+    @model_validator(mode="after")
+    def _either_format_or_tools(self) -> Self:
+        if self.response_format and self.offered:
+            raise UnsupportedOption(
+                "response_format", "calls of tools have a format of their own: leave out one of them."
+            )
+        return self
+
     def sampling(self) -> dict[str, Any]:
-        given = super().sampling()
+        given = super().sampling() | {"json_schema": self.response_format or ""}
         return given | {"logprobs": (self.top_logprobs or 0) if self.logprobs else None}
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bluelm.engine.likely import Likely
 from bluelm.engine.scheduler import Piece, Row, Scheduler
@@ -17,6 +17,9 @@ from bluelm.engine.tokenizer import StopStrings, Tokenizer
 from bluelm.engine.wire import Failed, Grown
 from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory
 from bluelm.types import FinishReason, SamplingParams, TokenLogprob, Totals, Usage
+
+if TYPE_CHECKING:
+    from bluelm.engine.guide import Guide
 
 log = logging.getLogger("bluelm.engine")
 
@@ -41,6 +44,7 @@ class Request:
     max_new: int
     accepted_at: float
     share: str = ""
+    guide: Guide | None = None
 
 
 class _Answer:
@@ -107,6 +111,7 @@ class EngineCore:
     def add(self, request: Request) -> None:
         length = len(request.tokens) + request.max_new
         row = Row(request.id, list(request.tokens), request.params, request.seed, length, share=request.share)
+        row.guide = request.guide
         self._answers[request.id] = _Answer(request, row, self.tokenizer)
         self.scheduler.add(row)
 
@@ -150,6 +155,11 @@ class EngineCore:
         if token in self.tokenizer.stop_ids:
             text, hit = answer.rest()
             return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP, tokens)
+        if piece.row.guide is not None:
+            try:
+                piece.row.guide.take(token)
+            except GenerationFailed as error:
+                return self._fail(answer, error)
         text, hit = answer.grow(token)
         if hit:
             return self._end(answer, text, FinishReason.STOP_STRING, tokens)

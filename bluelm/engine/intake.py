@@ -41,6 +41,9 @@ def admit(
     tokens = tokenizer.encode(_parts(tokenizer, prompt))
     if not tokens:
         raise InvalidParameter("prompt", prompt, "a text that is not empty")
+    for id, _ in params.logit_bias:
+        if id >= tokenizer.size:
+            raise InvalidParameter("logit_bias", id, f"for token ids from 0 to {tokenizer.size - 1}")
     max_new = window - len(tokens) if params.max_length is None else params.max_length
     if max_new < 1 or len(tokens) + max_new > window:
         raise PromptTooLong(len(tokens), max(max_new, 1), window, "prompt" if isinstance(prompt, str) else "messages")

@@ -67,7 +67,10 @@ class Runner:
     def _sample(self, logits: Tensor, row: Row) -> int:
         logits, params = logits.float(), row.params
         raw = None if params.logprobs is None else logits.clone()
-        token = sample_row(logits, params, row.tokens, uniform(row.seed, len(row.tokens)))
+        if row.guide is not None:
+            logits.masked_fill_(torch.from_numpy(~row.guide.allowed).to(logits.device), -torch.inf)
+        answer = row.tokens[row.prompt_tokens :] if params.adds else ()
+        token = sample_row(logits, params, row.tokens, uniform(row.seed, len(row.tokens)), answer)
         if raw is not None and params.logprobs is not None and token != FAILED:
             self.likely[row.id] = likeliest(raw[None], self._ids([token]), params.logprobs).of(0, params.logprobs)
         return token

@@ -1,12 +1,14 @@
 """From logits to tokens, each row by its own settings and seed, whoever else is in the batch.
 
-Order of the steps as in transformers: repetition penalty, temperature, top-k, top-p. A row's randomness is a function
+Order of the steps: what is added (bias, presence and frequency penalties), then as in transformers: repetition penalty,
+temperature, top-k, top-p. A row's randomness is a function
 of its seed and the token's position alone, so a row that was computed anew goes on with the same text.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,11 +33,27 @@ def uniform(seed: int, position: int) -> float:
     return ((z ^ (z >> 31)) >> 11) / 2**53
 
 
-def sample_row(logits: Tensor, params: SamplingParams, seen: Sequence[int], draw: float) -> int:
-    """The next token of one row. logits: [vocab] float32, changed in place; seen: ids so far; draw: in [0, 1).
+def added(params: SamplingParams, answer: Sequence[int]) -> tuple[list[int], list[float]]:
+    """Ids, and what is added to their logits. answer: the ids made so far."""
+    sums = dict(params.logit_bias)
+    if params.presence_penalty or params.frequency_penalty:
+        for id, times in Counter(answer).items():
+            sums[id] = sums.get(id, 0.0) - params.presence_penalty - times * params.frequency_penalty
+    return list(sums), list(sums.values())
+
+
+def sample_row(
+    logits: Tensor, params: SamplingParams, seen: Sequence[int], draw: float, answer: Sequence[int] = ()
+) -> int:
+    """The next token of one row. logits: [vocab] float32, changed in place; seen: ids so far, those of the answer are
+    `answer`; draw: in [0, 1).
 
     Gives -1 when the logits are not numbers (NaN, or none finite).
     """
+    if params.adds:
+        chosen, sums = added(params, answer)
+        places = torch.tensor(chosen, dtype=torch.int64, device=logits.device)
+        logits[places] += torch.tensor(sums, dtype=torch.float32, device=logits.device)
     if params.repetition_penalty != 1.0:
         ids = torch.from_numpy(np.array(seen, dtype=np.int64)).to(logits.device)  # one that is there twice is set twice
         scores = logits[ids]

@@ -9,10 +9,14 @@ full the youngest gives its blocks back and is computed anew later; nobody fails
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bluelm.engine.cache import BlockPool, digest
 from bluelm.engine.waiting import Waiting, surplus
 from bluelm.types import SamplingParams
+
+if TYPE_CHECKING:
+    from bluelm.engine.guide import Guide
 
 FEWEST_TOKENS = 16  # of a step that is made smaller
 
@@ -23,7 +27,8 @@ class Row:
 
     tokens: prompt and answer so far. computed: how many of them have keys and values in `blocks`.
     names: digests of the full blocks. cached: prompt tokens that were found in the cache at first admission.
-    max_tokens: length at which the answer ends. share: whose it is.
+    max_tokens: length at which the answer ends. share: whose it is. guide: says which tokens may come
+    next, where not all may.
     """
 
     id: str
@@ -38,6 +43,7 @@ class Row:
     names: list[bytes] = field(default_factory=list)
     started: bool = False
     share: str = ""
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         self.prompt_tokens = self.prompt_tokens or len(self.tokens)

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from bluelm import logs
 from bluelm.config import Settings
 from bluelm.engine.core import Request
+from bluelm.engine.guide import Guides
 from bluelm.engine.intake import Admitted, admit, detokenize, tokenize
 from bluelm.engine.loader import Loaded, load
 from bluelm.engine.memory import card_memory
@@ -59,6 +60,7 @@ class Worker:
         self.line = line
         self.core = loaded.core
         self.tokenizer = loaded.tokenizer
+        self.guides = Guides(loaded.tokenizer)
         self.window = loaded.info.context
         self.most = loaded.max_running + settings.max_waiting
         self._on_card = loaded.info.device == "cuda"
@@ -125,6 +127,7 @@ class Worker:
     def _submit(self, asked: Submit) -> None:
         try:
             ok = self._admit(asked)
+            guide = self.guides.start(asked.params.json_schema) if asked.params.json_schema else None
         except Exception as error:  # a fault of one request is not to end the intake
             refusal = told(error)
             logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=refusal.code)
@@ -137,7 +140,7 @@ class Worker:
         self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
         share = asked.caller.share
         self._coming[asked.id] = share
-        self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share))
+        self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share, guide))
 
     def _admit(self, asked: Submit) -> Admitted:
         self._refuse_if_full(asked.caller.share)

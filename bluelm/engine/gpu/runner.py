@@ -147,8 +147,13 @@ class GpuRunner:
         return in_place and ahead.starts.get(piece.row) == piece.start
 
     def _guess(self, rows: list[Row]) -> None:
-        """Launch the step after the one in flight, if there is room for all whose answers may go on."""
+        """Launch the step after the one in flight, if there is room for all whose answers may go on.
+
+        Not beside a row with a guide, which has to see the token first: to launch it alone would be one step more.
+        """
         going_on = [row for row in rows if len(row.tokens) + 1 < row.max_tokens]
+        if any(row.guide is not None for row in going_on):
+            return
         if going_on and all(len(row.tokens) < len(row.blocks) * self.block_size for row in going_on):
             self.states.write_blocks(going_on)
             self._ahead = self._launch({row: len(row.tokens) for row in going_on})
@@ -157,7 +162,9 @@ class GpuRunner:
         for piece in pieces:
             if not self.states.tokens_follow(piece.row, piece.start):
                 self.states.write(piece.row, piece.start)
-        self.states.write_blocks([piece.row for piece in pieces])
+        rows = [piece.row for piece in pieces]
+        self.states.guide(rows)
+        self.states.write_blocks(rows)
         return self._launch({piece.row: piece.start for piece in pieces})
 
     def _launch(self, starts: dict[Row, int]) -> _Launch:
@@ -179,6 +186,7 @@ class GpuRunner:
             last = last[sent(chosen, torch.int64, self.device)]
         for piece in sampling:
             self.states.write(piece.row, piece.start + piece.count - 1)
+        self.states.guide([piece.row for piece in sampling])
         most, noted = self._decoder.batches[-1], []
         for first in range(0, len(sampling), most):
             some = [piece.row for piece in sampling[first : first + most]]

@@ -1,10 +1,10 @@
 """From logits to tokens on the device, each row by its own settings and seed, whoever else is in the batch.
 
-Order as in bluelm.engine.sampler: repetition penalty, temperature, top-k, top-p. The draw is a race: each token of the
-vocabulary gets a noise that depends on seed, position and its id alone, and the allowed token with the best sum of
-scaled logit and noise wins, which draws by the softmax's probabilities. So nothing needs to be sorted: the winner
-among all is taken if the tokens likelier than it weigh less than top_p, else it and all that are no likelier leave
-the race. Tokens as likely as the last one let in by top-k or top-p are let in too.
+Order as in bluelm.engine.sampler: what is added, repetition penalty, temperature, top-k, top-p. The draw is a race:
+each token of the vocabulary gets a noise that depends on seed, position and its id alone, and the allowed token with
+the best sum of scaled logit and noise wins, which draws by the softmax's probabilities. So nothing needs to be sorted:
+the winner among all is taken if the tokens likelier than it weigh less than top_p, else it and all that are no likelier
+leave the race. Tokens as likely as the last one let in by top-k or top-p are let in too.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -18,11 +18,13 @@ import triton.language as tl
 from torch import Tensor
 
 from bluelm.engine.gpu import launch
+from bluelm.engine.gpu import states as kept
 from bluelm.engine.gpu.launch import begin
 from bluelm.engine.gpu.states import States
 
 PART = 1024  # logits that one program of the first kernel looks at
 FAILED = tl.constexpr(-1)
+SEEN, MADE = tl.constexpr(kept.SEEN), tl.constexpr(kept.MADE)
 LOWEST = tl.constexpr(-2139095041)  # the order of minus infinity
 
 
@@ -63,12 +65,12 @@ def _order(value):
 
 @triton.jit
 def _scan(
-    logits, penalised, slots, temperatures, penalties, seeds, positions, seen, greatest, weight, race, likeliest,
-    winner,
+    logits, changed, slots, temperatures, penalties, adds, added, seeds, positions, seen, greatest, weight, race,
+    likeliest, winner,
     VOCAB: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Write a penalised row's logits to `penalised`, and note of each part: greatest logit and its id; of a row that is
-    sampled also the weight of all and the winner of the race."""
+    """Write the logits of a row with penalties or additions to `changed`, and note of each part: greatest logit and its
+    id; of a row that is sampled also the weight of all and the winner of the race."""
     begin(EARLY)
     row = tl.program_id(0)
     part = tl.program_id(1)
@@ -78,10 +80,13 @@ def _scan(
     inside = id < VOCAB
     logit = tl.load(logits + at, mask=inside, other=-float("inf")) + 0.0
     penalty = tl.load(penalties + state)
-    if penalty != 1.0:
+    adding = tl.load(adds + state)
+    if (penalty != 1.0) | (adding != 0):
         known = tl.load(seen + state * WIDTH + id, mask=inside, other=0) != 0
+        if adding != 0:
+            logit += tl.load(added + state * WIDTH + id, mask=inside, other=0.0)
         logit = tl.where(known, tl.where(logit > 0, logit / penalty, logit * penalty), logit)
-        tl.store(penalised + at, logit, mask=inside)
+        tl.store(changed + at, logit, mask=inside)
     best = tl.max(logit)
     broken = tl.max(tl.where(logit != logit, 1, 0)) > 0
     out = row * PARTS + part
@@ -183,8 +188,8 @@ def _drawn(
 
 @triton.jit
 def _choose(
-    logits, penalised, slots, temperatures, penalties, top_ps, top_ks, seeds, positions, tokens, seen,
-    greatest, weight, race, likeliest, winner,
+    logits, changed, slots, temperatures, penalties, adds, added, presences, frequencies, top_ps, top_ks, seeds,
+    positions, tokens, seen, greatest, weight, race, likeliest, winner,
     VOCAB: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     DUMMY: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -194,6 +199,7 @@ def _choose(
     position = tl.load(positions + state)
     temperature = tl.load(temperatures + state)
     top_k = tl.load(top_ks + state)
+    adding = tl.load(adds + state)
     part = tl.arange(0, TILE)
     real = part < PARTS
     most = tl.load(greatest + row * PARTS + part, mask=real, other=-float("inf"))
@@ -210,21 +216,26 @@ def _choose(
         first = tl.min(tl.where(scores == tl.max(scores), winners, WIDTH))
         least = tl.min(tl.where(real, most, top))
         key, other = _keys(tl.load(seeds + state), position)
-        drawn_from = tl.where(tl.load(penalties + state) != 1.0, penalised, logits)
+        drawn_from = tl.where((tl.load(penalties + state) != 1.0) | (adding != 0), changed, logits)
         id = _drawn(
             drawn_from + row.to(tl.int64) * WIDTH, first, top, total, least, PARTS, temperature, top_k,
             tl.load(top_ps + state), key, other, VOCAB, BLOCK)  # fmt: skip
     if state < DUMMY:
         tl.store(tokens + state, id)
         tl.store(positions + state, position + 1)
-        tl.store(seen + state * WIDTH + tl.maximum(id, 0), 1, mask=id >= 0)
+        place = state * WIDTH + tl.maximum(id, 0)
+        if adding != 0:
+            once = tl.where((tl.load(seen + place) & MADE) == 0, tl.load(presences + state), 0.0)
+            tl.store(added + place, tl.load(added + place) - once - tl.load(frequencies + state), mask=id >= 0)
+        tl.store(seen + place, SEEN | MADE, mask=id >= 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Between the two kernels. penalised: [rows, width], logits of rows with a penalty; the others: [rows, parts]."""
+    """Between the two kernels. changed: [rows, width], logits of rows with penalties or additions; the others: [rows,
+    parts]."""
 
-    penalised: Tensor
+    changed: Tensor
     greatest: Tensor
     weight: Tensor
     race: Tensor
@@ -235,8 +246,8 @@ class Scratch:
     def make(cls, rows: int, width: int, device: torch.device) -> Scratch:
         shape = (rows, triton.cdiv(width, PART))
         floats = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(3)]
-        penalised = torch.zeros((rows, width), dtype=torch.float32, device=device)
-        return cls(penalised, *floats, *(torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2)))
+        changed = torch.zeros((rows, width), dtype=torch.float32, device=device)
+        return cls(changed, *floats, *(torch.empty(shape, dtype=torch.int32, device=device) for _ in range(2)))
 
 
 def sample(logits: Tensor, slots: Tensor, states: States, scratch: Scratch, rows: int, vocab: int) -> None:
@@ -250,11 +261,11 @@ def sample(logits: Tensor, slots: Tensor, states: States, scratch: Scratch, rows
     noted = (scratch.greatest, scratch.weight, scratch.race, scratch.likeliest, scratch.winner)
     options = launch.options(logits.device)
     _scan[(rows, parts)](
-        logits, scratch.penalised, slots, states.temperature, states.penalty, states.seed, states.position, states.seen,
-        *noted, vocab, width, parts, PART, **options,
+        logits, scratch.changed, slots, states.temperature, states.penalty, states.adds, states.added, states.seed,
+        states.position, states.seen, *noted, vocab, width, parts, PART, **options,
     )  # fmt: skip
     _choose[(rows,)](
-        logits, scratch.penalised, slots, states.temperature, states.penalty, states.top_p, states.top_k, states.seed,
-        states.position, states.token, states.seen, *noted, vocab, width, parts, triton.next_power_of_2(parts), block,
-        states.dummy, num_warps=16, **options,
+        logits, scratch.changed, slots, states.temperature, states.penalty, states.adds, states.added, states.presence,
+        states.frequency, states.top_p, states.top_k, states.seed, states.position, states.token, states.seen, *noted,
+        vocab, width, parts, triton.next_power_of_2(parts), block, states.dummy, num_warps=16, **options,
     )  # fmt: skip

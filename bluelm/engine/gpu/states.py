@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bluelm.engine.sampler import added
 from bluelm.engine.scheduler import Row
+
+SEEN, MADE = 1, 2
 
 
 @dataclass(slots=True)
@@ -28,20 +31,23 @@ class _Known:
 class States:
     """Tensors over states 0 .. count-1, and the state `dummy` for the padding of a batch.
 
-    token, position, top_k: int32; temperature, top_p, penalty: float32; seed: int64; seen: uint8 [states, width], the
-    ids of prompt and answer; tables: int32 [states, blocks].
+    token, position, top_k, adds: int32; temperature, top_p, penalty, presence, frequency: float32; seed: int64; seen:
+    uint8 [states, width], SEEN for the ids of prompt and answer, and MADE for those of the answer, kept where a setting
+    asks for it; added: float32 [states, width], what is added to logits, where `adds` is not 0; tables: int32 [states,
+    blocks].
     """
 
     def __init__(self, count: int, width: int, blocks: int, device: torch.device) -> None:
         states = count + 1
         self.count = self.dummy = count
-        self.integers = torch.zeros(3, states, dtype=torch.int32, device=device)
-        self.token, self.position, self.top_k = self.integers
-        self.floats = torch.ones(3, states, dtype=torch.float32, device=device)
-        self.temperature, self.top_p, self.penalty = self.floats
+        self.integers = torch.zeros(4, states, dtype=torch.int32, device=device)
+        self.token, self.position, self.top_k, self.adds = self.integers
+        self.floats = torch.ones(5, states, dtype=torch.float32, device=device)
+        self.temperature, self.top_p, self.penalty, self.presence, self.frequency = self.floats
         self.temperature[count] = 0.0
         self.seed = torch.zeros(states, dtype=torch.int64, device=device)
         self.seen = torch.zeros(states, width, dtype=torch.uint8, device=device)
+        self.added = torch.zeros(states, width, dtype=torch.float32, device=device)
         self.tables = torch.zeros(states, blocks, dtype=torch.int32, device=device)
         self._known: dict[Row, _Known] = {}
         self._free = list(range(count))
@@ -80,16 +86,44 @@ class States:
         """Write all of a row whose next token to take in is the last one it has, at `position`."""
         known = self._known[row]
         state, params = known.state, row.params
-        integers = [row.tokens[position], position, min(params.top_k, 2**31 - 1)]
+        integers = [
+            row.tokens[position],
+            position,
+            min(params.top_k, 2**31 - 1),
+            int(params.adds or row.guide is not None),
+        ]
         self.integers[:, state] = self._sent(integers, torch.int32)
-        floats = [params.temperature, params.top_p, params.repetition_penalty]
+        floats = [
+            params.temperature, params.top_p, params.repetition_penalty, params.presence_penalty,
+            params.frequency_penalty,
+        ]  # fmt: skip
         self.floats[:, state] = self._sent(floats, torch.float32)
         self.seed[state] = self._sent([row.seed], torch.int64)[0]
-        if params.repetition_penalty != 1.0:
+        answer = row.tokens[row.prompt_tokens :]
+        if params.repetition_penalty != 1.0 or params.adds:
             self.seen[state].zero_()
-            self.seen[state].index_fill_(0, self._sent(sorted(set(row.tokens)), torch.int64), 1)
+            self.seen[state].index_fill_(0, self._sent(sorted(set(row.tokens)), torch.int64), SEEN)
+            self.seen[state].index_fill_(0, self._sent(sorted(set(answer)), torch.int64), SEEN | MADE)
+        if params.adds:
+            ids, sums = added(params, answer)
+            self.added[state].zero_()
+            self.added[state].index_copy_(0, self._sent(ids, torch.int64), self._sent(sums, torch.float32))
         known.position = position
         known.blocks, known.written = row.blocks, 0
+
+    def guide(self, rows: list[Row]) -> None:
+        """Let the next token of those of these rows that have a guide be one that it allows."""
+        held = [(row, row.guide.allowed) for row in rows if row.guide is not None]
+        if not held:
+            return
+        allowed = self._sent(np.stack([one for _, one in held]), torch.bool)
+        sums = torch.full((len(held), self.added.shape[1]), -torch.inf, device=self._device)
+        sums[:, : allowed.shape[1]].masked_fill_(allowed, 0.0)
+        for place, (row, _) in enumerate(held):
+            if row.params.adds:
+                ids, more = added(row.params, row.tokens[row.prompt_tokens :])
+                sums[place].index_add_(0, self._sent(ids, torch.int64), self._sent(more, torch.float32))
+        self.added.index_copy_(0, self._sent([self._known[row].state for row, _ in held], torch.int64), sums)
 
     def write_blocks(self, rows: list[Row]) -> None:
         """Bring the block tables of these rows up to date."""
@@ -108,7 +142,7 @@ class States:
             sent = self._sent([states, places, blocks], torch.int64)
             self.tables.index_put_((sent[0], sent[1]), sent[2].int())
 
-    def _sent(self, values: list, dtype: torch.dtype) -> Tensor:
+    def _sent(self, values: list | np.ndarray, dtype: torch.dtype) -> Tensor:
         return sent(values, dtype, self._device)
 
 

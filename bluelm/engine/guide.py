@@ -1,0 +1,83 @@
+"""Answers held to a JSON schema: which tokens may come next, by llguidance, computed on the host for each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluelm.engine.tokenizer import Tokenizer
+from bluelm.errors import GenerationFailed, InvalidRequest
+from bluelm.prompt import plain
+
+
+class Guide:
+    """One answer's way through its grammar. allowed: [vocab] bool, the ids that may come next."""
+
+    def __init__(self, matcher: Any, size: int) -> None:
+        self._matcher = matcher
+        self._size = size
+        self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
+        self.allowed: NDArray[np.bool_] = self._look()
+
+    def take(self, token: int) -> None:
+        """The answer goes on with one of those. Raises GenerationFailed where the grammar was too much."""
+        self._matcher.consume_token(token)
+        self.allowed = self._look()
+
+    def _look(self) -> NDArray[np.bool_]:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._matcher.is_error():
+            why = self._matcher.get_error().splitlines()[0]
+            raise GenerationFailed(f"The answer could not be held to its JSON schema ({why}): send a simpler one.")
+        return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size].astype(np.bool_)
+
+
+class Guides:
+    """Makes the guides of one tokenizer's model. Loads llguidance when it is first asked for one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary: Any = None
+
+    def start(self, schema: str) -> Guide:
+        """schema: a JSON schema, as JSON text. Raises InvalidRequest for what it cannot hold an answer to."""
+        from llguidance import LLMatcher
+
+        if self._vocabulary is None:
+            self._vocabulary = _vocabulary(self._tokenizer)
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(schema)
+            why = LLMatcher.validate_grammar(grammar, self._vocabulary)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            raise InvalidRequest(
+                f"No answer can be held to this JSON schema ({why.splitlines()[0][:200]}): change it.",
+                param="json_schema",
+            )
+        return Guide(LLMatcher(self._vocabulary, grammar), self._tokenizer.size)
+
+
+class _Known:
+    """A tokenizer as llguidance wants it: the bytes of each token, which are markers, which of them end an answer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        told = [tokenizer.token(id) for id in range(tokenizer.size)]
+        self.tokens = [token.text.encode() if token.marker else token.utf8 for token in told]
+        self.special_token_ids = [token.id for token in told if token.marker]
+        self.eos_token_id = min(tokenizer.stop_ids)
+        self.bos_token_id = tokenizer.bos_id
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        return self._tokenizer.encode(plain(shown), bos=False)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> Any:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    known = TokenizerWrapper(_Known(tokenizer))
+    return LLTokenizer(known, n_vocab=tokenizer.size, eos_token=sorted(tokenizer.stop_ids))
