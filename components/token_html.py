@@ -76,10 +76,10 @@ def tokens(shown: Sequence[Token], to: Language, *, ids: bool) -> str:
         facts = [word("tokens.id", to, id=token.id)]
         facts += [word("tokens.marker", to)] if token.marker else []
         facts += [word("tokens.bytes", to, bytes=token.utf8.hex(" "))] if token.utf8 else []
+        said, tip = _text(token), _attribute(" · ".join(facts))
+        end = "\n</i>" if said.endswith("\n</i>") else ""  # the number stands before the line's end
         number = f"<sub>{token.id}</sub>" if ids else ""
-        spans.append(
-            f'<span class="tok {kind}" data-tip="{_attribute(" · ".join(facts))}">{_text(token)}{number}</span>'
-        )
+        spans.append(f'<span class="tok {kind}" data-tip="{tip}">{said.removesuffix(end)}{number}{end}</span>')
     return f'<div class="tokens">{"".join(spans)}</div>'
 
 
