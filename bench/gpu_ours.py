@@ -163,6 +163,8 @@ def main() -> None:
             Llama(BLUELM_7B, weights), blocks=blocks, block_size=BLOCK, vocab=TOKENIZER_SIZE, max_running=most,
             exact=args.exact,
         )  # fmt: skip
+        while runner.prepare():
+            pass
         told({"row": "ready", "weights_gb": round(weights_gb, 2), "kernels_s": round(time.perf_counter() - begin, 2)})
         for sampling in args.sampling:
             for streams in args.streams:

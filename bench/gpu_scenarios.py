@@ -94,9 +94,10 @@ def measure(config: LlamaConfig, weights: Weights, vocab: int) -> Iterator[dict[
 
 
 def _runner(config: LlamaConfig, weights: Weights, vocab: int, *, tokens: int, rows: int) -> GpuRunner:
-    return GpuRunner(
-        Llama(config, weights), blocks=tokens // BLOCK, block_size=BLOCK, vocab=vocab, max_running=rows
-    )  # fmt: skip
+    runner = GpuRunner(Llama(config, weights), blocks=tokens // BLOCK, block_size=BLOCK, vocab=vocab, max_running=rows)
+    while runner.prepare():
+        pass
+    return runner
 
 
 def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     made = model()
     for name, settings in SAMPLINGS.items():
-        once(made, args.prompt, 8, settings)
+        once(made, args.prompt, args.new, settings)  # PyTorch takes memory for each length the first time
         runs = [once(made, args.prompt, args.new, settings) for _ in range(args.repetitions)]
         whole = statistics.median(run[0] for run in runs)
         first = statistics.median(run[1] for run in runs)

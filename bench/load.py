@@ -4,8 +4,9 @@
     .venv/bin/python -m bench.load time DIR [--device cpu|cuda] [--dtype bfloat16] [--warm] [--out FILE]
 
 `write` makes a BlueLM folder with random weights in bfloat16 (7b: 14.6 GB, the published shape) and the small tokenizer
-of the tests. `time` reads all files once plainly, then loads them, each in a process of its own and each from the disk
-(the files are dropped from the system's cache before; --warm leaves them there).
+of the tests; its greedy answers never end by themselves. `time` reads all files once plainly, then loads them, each in
+a process of its own and each from the disk (the files are dropped from the system's cache before; --warm leaves them
+there).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Figures:
 
 def write(path: Path, size: str, form: str, shard_bytes: int) -> None:
     """A folder in the original format, one shard in memory at a time. Raises CheckpointError if the disk is full."""
+    from bluelm.engine.tokenizer import from_folder
     from tests.checkpoints import bluelm_config
     from tests.synthetic import bluelm_tokenizer_folder
 
@@ -72,11 +74,12 @@ def write(path: Path, size: str, form: str, shard_bytes: int) -> None:
     if needed > shutil.disk_usage(path).free:
         raise CheckpointError(f"{path} has no room for {needed / GB:.1f} GB: name another folder, or free some space.")
     (path / "config.json").write_text(json.dumps(config, indent=1))
+    ends = sorted(from_folder(path).stop_ids)
     stem, ending = ("pytorch_model", ".bin") if form == "bin" else ("model", ".safetensors")
     where: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05}-of-{len(shards):05}{ending}"
-        save(path / file, {name: shapes[name] for name in names})
+        save(path / file, {name: shapes[name] for name in names}, ends)
         where |= dict.fromkeys(names, file)
         print(f"{file}: {sum(byte_size(shapes[name]) for name in names) / GB:.2f} GB", flush=True)
     index = {"metadata": {"total_size": needed}, "weight_map": where}
@@ -115,15 +118,21 @@ def split(shapes: dict[str, tuple[int, ...]], most: int) -> list[list[str]]:
     return shards
 
 
-def save(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def save(file: Path, shapes: dict[str, tuple[int, ...]], ends: list[int]) -> None:
+    """ends: ids whose logits are to be 0, among thousands of others of which some are above."""
     import torch
     from safetensors.torch import save_file
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # a minute of a processor's time, else
+
     def random(shape: tuple[int, ...]) -> torch.Tensor:
         spread = 0.02 if shape[1:] else 0.1
-        return torch.empty(shape, dtype=torch.bfloat16).normal_(0.0 if shape[1:] else 1.0, spread)
+        made = torch.empty(shape, dtype=torch.bfloat16, device=device)
+        return made.normal_(0.0 if shape[1:] else 1.0, spread).cpu()
 
     tensors = {name: random(shape) for name, shape in shapes.items()}
+    if "lm_head.weight" in tensors:
+        tensors["lm_head.weight"][ends] = 0.0
     if file.suffix == ".bin":
         torch.save(tensors, file)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ NAMES = {"ours": "BlueLM Chat", "vllm": "vLLM 0.25.1", "tutorial": "the tutorial
 COLOURS = {"ours": "#2563eb", "vllm": "#d97706", "tutorial": "#6b7280"}
 
 
-def lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[int, float]]:
+def lines(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
     """Greedy tokens per second in bfloat16, by engine and number of chats."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         wanted = row.get("precision") == "bfloat16" and row.get("sampling") == "greedy" and not row.get("exact")
         if wanted and "out_tokens_per_s" in row:
             found.setdefault(row["engine"], {})[row["streams"]] = row["out_tokens_per_s"]
-    if alone := found.get("tutorial"):  # it serves one request after another
+    alone = [row["out_tokens_per_s"] for row in rows if row.get("engine") == "tutorial" and "out_tokens_per_s" in row]
+    if alone:  # it serves one request after another; the fastest of its rows, which the host's processor decides
         streams = sorted({count for line in found.values() for count in line})
-        found["tutorial"] = dict.fromkeys(streams, alone[1])
+        found["tutorial"] = dict.fromkeys(streams, max(alone))
     return found
 
 

@@ -88,7 +88,7 @@ def main() -> None:
     knobs.runtime.jit_post_compile_hook = count_compiled
     config = LlamaConfig(VOCAB, HIDDEN, INNER, 2, 2, 2, HIDDEN // 2, CONTEXT)
     wanted = Wanted(CONTEXT, ROWS, cache=0, step=0)
-    compiling.compile_ahead(config, weights(1), wanted, vocab=VOCAB, exact=False)
+    compiling.compile_ahead(config, [weights(1)], wanted, vocab=VOCAB, exact=False)
     ahead, before = compiled, launched
     runner = GpuRunner(
         Llama(config, weights(2)), block_size=BLOCK_SIZE, vocab=VOCAB, max_running=ROWS, context=CONTEXT, blocks=9

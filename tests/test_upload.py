@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bluelm.engine import upload
 from bluelm.engine.upload import Upload, flat
 from bluelm.errors import CheckpointError
 
@@ -28,12 +27,10 @@ def test_every_tensor_arrives_once_in_any_order(names: list[str], asked: list[st
         sent.append(tensor)
         return tensor.clone()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upload, "AHEAD", ahead)
-        reading = Upload(TENSORS.__getitem__, names[:6], send)
-        for name in asked:
-            assert torch.equal(reading.tensor(name), TENSORS[name])
-        reading.close()
+    reading = Upload(TENSORS.__getitem__, names[:6], send, ahead)
+    for name in asked:
+        assert torch.equal(reading.tensor(name), TENSORS[name])
+    reading.close()
     assert len(sent) == 6, "what was not named goes past the thread"
 
 
@@ -46,14 +43,12 @@ def test_it_does_not_read_far_ahead() -> None:
         there.release()
         return TENSORS[name]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upload, "AHEAD", 800)  # two tensors
-        reading = Upload(read_one, list(TENSORS), torch.clone)
-        assert there.acquire(timeout=10) and there.acquire(timeout=10)
-        assert not there.acquire(timeout=0.2) and read == ["a", "b"]
-        reading.tensor("a")
-        assert there.acquire(timeout=10) and read == ["a", "b", "c"]
-        reading.close()
+    reading = Upload(read_one, list(TENSORS), torch.clone, ahead=800)  # two tensors
+    assert there.acquire(timeout=10) and there.acquire(timeout=10)
+    assert not there.acquire(timeout=0.2) and read == ["a", "b"]
+    reading.tensor("a")
+    assert there.acquire(timeout=10) and read == ["a", "b", "c"]
+    reading.close()
 
 
 def test_what_goes_wrong_is_raised_to_who_asks() -> None:

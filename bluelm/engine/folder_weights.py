@@ -12,7 +12,7 @@ from bluelm.engine.checkpoint import Checkpoint, read_json
 from bluelm.engine.linear import Form, Stored
 from bluelm.engine.model import LlamaConfig, Weights
 from bluelm.engine.quantized import unpack
-from bluelm.engine.upload import Buffers, Upload
+from bluelm.engine.upload import AHEAD, Buffers, Upload
 from bluelm.engine.weights import PARTS, Preview, Progress, assemble, check_shape, in_order
 from bluelm.errors import CheckpointError
 
@@ -44,20 +44,33 @@ def quantization(checkpoint: Checkpoint) -> str | None:
 
 def load_folder(
     checkpoint: Checkpoint, config: LlamaConfig, form: Form, device: torch.device, progress: Progress,
-    preview: Preview = lambda _: None,
+    preview: Preview = lambda _: None, upload: Upload | None = None,
 ) -> Weights:  # fmt: skip
     """All tensors as a model that computes in form.dtype. Strict: missing, extra and misshapen ones are named.
 
     Every tensor gets memory of its own, so that each shard is let go as soon as it is done. progress, preview: see
-    assemble.
+    assemble. upload: what `begin_upload` began.
     """
-    source = Source(checkpoint, config, form.dtype or torch.float32, device)
+    source = Source(checkpoint, config, form.dtype or torch.float32, device, upload)
     try:
         weights = assemble(config, source.fetch, tied=source.tied, form=form, progress=progress, preview=preview)
     finally:
         source.close()
     source.check_all_taken()
     return weights
+
+
+def begin_upload(checkpoint: Checkpoint, config: LlamaConfig, device: torch.device, *, kept: bool) -> Upload | None:
+    """Have the tensors sent to a card from now on; None for a CPU. kept: they will be served in the bits they have, so
+    that all of them may lie there at once.
+    """
+    if device.type != "cuda":
+        return None
+    first, *others = in_order(config, tied=False)
+    order = [first, *(f"{EMBEDDING_NORM}.{part}" for part in ("weight", "bias")), *others]
+    names = [name for name in order if name in checkpoint.names]
+    kept = kept and bool(names) and checkpoint.tensor(names[0]).dtype.itemsize == 2
+    return Upload(checkpoint.tensor, names, Buffers(device).sent, checkpoint.bytes if kept else AHEAD)
 
 
 def is_stable(checkpoint: Checkpoint) -> bool:
@@ -71,7 +84,10 @@ class Source:
     tied: lm_head is the embedding. kind: of its 4 bits, see `quantization`. Raises CheckpointError.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: LlamaConfig, dtype: torch.dtype, device: torch.device,
+        upload: Upload | None = None,
+    ) -> None:  # fmt: skip
         self.checkpoint, self.config, self.dtype, self.device = checkpoint, config, dtype, device
         self.tied = bool(checkpoint.config.get("tie_word_embeddings", False))
         self.kind = quantization(checkpoint)
@@ -82,12 +98,7 @@ class Source:
                 "does: download it again."
             )
         self._left = {name for name in checkpoint.names if not IGNORED.search(name)}
-        names = [name for name in self._in_order() if name in self._left]
-        self.upload = Upload(checkpoint.tensor, names, Buffers(device).sent) if device.type == "cuda" else None
-
-    def _in_order(self) -> list[str]:
-        first, *others = in_order(self.config, tied=False)
-        return [first, *(f"{EMBEDDING_NORM}.{part}" for part in ("weight", "bias")), *others]
+        self.upload = upload or begin_upload(checkpoint, config, device, kept=False)
 
     def close(self) -> None:
         """Let go of the files."""

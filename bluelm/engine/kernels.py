@@ -29,13 +29,13 @@ class Kernels:
 
     def compile(self, config: LlamaConfig, first: Weights, wanted: Wanted, vocab: int) -> None:
         """Begin to compile all of them. first: the weights of the first layer alone."""
-        self._thread.submit(self._compile, config, first, wanted, vocab)
+        self._thread.submit(self._compile, config, [first], wanted, vocab)
 
     def wait(self) -> None:
         """Until what was begun has ended."""
         self._thread.shutdown()
 
-    def _compile(self, config: LlamaConfig, first: Weights, wanted: Wanted, vocab: int) -> None:
+    def _compile(self, config: LlamaConfig, first: list[Weights], wanted: Wanted, vocab: int) -> None:
         if not self.why_not():
             from bluelm.engine.gpu.compiling import compile_ahead
 

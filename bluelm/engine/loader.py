@@ -38,13 +38,17 @@ log = logging.getLogger("bluelm.engine")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to answer. max_running: answers made at a time; cache_tokens: of KV cache for all of them."""
+    """A model ready to answer. max_running: answers made at a time; cache_tokens: of KV cache for all of them.
+
+    prepare: does a little more that makes it quicker, for an idle moment; False if nothing is left.
+    """
 
     core: EngineCore
     tokenizer: Tokenizer
     info: ModelInfo
     cache_tokens: int
     max_running: int
+    prepare: Callable[[], bool]
 
 
 def load(settings: Settings, report: Report) -> Loaded:
@@ -61,10 +65,12 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("looking for a card", 0.15)
     path, device = find(settings), devices.choose(settings)
     report("reading the tokenizer", 0.2)
-    opened = open_model(path, settings)
+    card = Card.take(settings.gpu_memory) if device.type == "cuda" else None
+    opened = open_model(path, settings, device)
     with memory.loading_fits():
-        core, info, fit = _serving(settings, opened, _place(settings, opened, device), report)
-    return Loaded(core, opened.tokenizer, info, fit.tokens, core.scheduler.max_running)
+        core, info, fit = _serving(settings, opened, _place(settings, opened, device, card), report)
+    prepare = getattr(core.runner, "prepare", lambda: False)  # what computes on a card has it
+    return Loaded(core, opened.tokenizer, info, fit.tokens, core.scheduler.max_running, prepare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +84,11 @@ class _Place:
     kernels: Kernels
 
 
-def _place(settings: Settings, opened: Opened, device: torch.device) -> _Place:
+def _place(settings: Settings, opened: Opened, device: torch.device, card: Card | None) -> _Place:
     dtype = _dtype(settings, opened, device)
     on_card = device.type == "cuda"
     running = settings.max_running or (RUNNING if on_card else RUNNING_ON_HOST)
     wanted = Wanted(_context(settings, opened.config.context), running, settings.cache_tokens, settings.step_tokens)
-    card = Card.take(settings.gpu_memory) if on_card else None
     kernels = Kernels(settings, device, dtype)
     return _Place(device, _form(settings, opened, dtype, device, kernels), wanted, card, kernels)
 

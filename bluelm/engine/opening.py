@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bluelm.config import Settings
-from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
 from bluelm.errors import CheckpointError, SettingError
 from bluelm.types import ModelKind, SamplingParams
@@ -43,14 +42,18 @@ class Opened:
     weights: Callable[[Form, torch.device, Progress, Preview], Weights]
 
 
-def open_model(path: Path | None, settings: Settings) -> Opened:
-    """A folder, a .gguf file, or the embedded model (None). Raises CheckpointError, SettingError."""
+def open_model(path: Path | None, settings: Settings, device: torch.device | None = None) -> Opened:
+    """A folder, a .gguf file, or the embedded model (None). Raises CheckpointError, SettingError.
+
+    device: where its weights will be read to; a card begins to fetch them then and there.
+    """
     if path is None:
         return _open_gguf(embedded_model(), settings, demo=True)
-    return _open_folder(path, settings) if path.is_dir() else _open_gguf(path, settings, demo=False)
+    return _open_folder(path, settings, device) if path.is_dir() else _open_gguf(path, settings, demo=False)
 
 
 def _open_gguf(path: Path, settings: Settings, *, demo: bool) -> Opened:
+    from bluelm.engine.gguf_file import GGUFFile
     from bluelm.engine.gguf_weights import gguf_config, load_gguf
 
     file = GGUFFile.open(path)
@@ -73,14 +76,18 @@ def _open_gguf(path: Path, settings: Settings, *, demo: bool) -> Opened:
     )
 
 
-def _open_folder(path: Path, settings: Settings) -> Opened:
+def _open_folder(path: Path, settings: Settings, place: torch.device | None) -> Opened:
     from bluelm.engine.checkpoint import Checkpoint
     from bluelm.engine.folder_config import folder_config, is_bluelm
-    from bluelm.engine.folder_weights import load_folder, quantization
+    from bluelm.engine.folder_weights import begin_upload, load_folder, quantization
     from bluelm.engine.identity import folder_defaults, folder_kind, folder_name, folder_template
 
     checkpoint = Checkpoint(path)
-    config, tokenizer = folder_config(checkpoint), from_folder(path)
+    config = folder_config(checkpoint)
+    packed = quantization(checkpoint) is not None
+    kept = settings.quantization == "none" and not packed
+    upload = begin_upload(checkpoint, config, place, kept=kept) if place else None
+    tokenizer = from_folder(path)
     tokenizer.template = folder_template(tokenizer.template, config)
     kind = folder_kind(path, checkpoint.config, wanted=settings.kind, templated=tokenizer.template is not None)
     if kind is ModelKind.BASE:
@@ -92,10 +99,10 @@ def _open_folder(path: Path, settings: Settings) -> Opened:
         tokenizer=tokenizer,
         kind=kind,
         defaults=folder_defaults(path, bluelm_chat=is_bluelm(checkpoint) and kind is ModelKind.CHAT),
-        packed=quantization(checkpoint) is not None,
+        packed=packed,
         demo=False,
         weights=lambda form, device, progress, preview: load_folder(
-            checkpoint, config, form, device, progress, preview
+            checkpoint, config, form, device, progress, preview, upload
         ),
     )
 

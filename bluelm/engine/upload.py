@@ -16,18 +16,20 @@ from torch import Tensor
 
 BUFFER = 64 << 20  # bytes
 BUFFERS = 3
-AHEAD = 1 << 30  # bytes on the device that nobody has asked for yet
+AHEAD = 1 << 30  # bytes on the device that nobody has asked for yet, where they are not kept as they are
 
 
 class Upload:
     """Gives each tensor of `names` once, on the device, in any order, fastest in this one.
 
     read: gives a tensor by name, mapped, on the CPU; called on one thread at a time. What it raises, `tensor` raises.
-    send: gives a copy on the device (Buffers.sent).
+    send: gives a copy on the device (Buffers.sent). ahead: bytes on the device that nobody has asked for yet.
     """
 
-    def __init__(self, read: Callable[[str], Tensor], names: Sequence[str], send: Callable[[Tensor], Tensor]) -> None:
-        self._read, self._send = read, send
+    def __init__(
+        self, read: Callable[[str], Tensor], names: Sequence[str], send: Callable[[Tensor], Tensor], ahead: int = AHEAD
+    ) -> None:
+        self._read, self._send, self._ahead = read, send, ahead
         self._left = deque(names)
         self._there: dict[str, Tensor | BaseException] = {}
         self._bytes = 0
@@ -78,7 +80,7 @@ class Upload:
         """The next name, once it is asked for or there is room; None at the end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or not self._left or self._bytes < AHEAD or self._asked in self._left
+                lambda: self._closed or not self._left or self._bytes < self._ahead or self._asked in self._left
             )
             return None if self._closed or not self._left else self._left[0]
 

@@ -133,7 +133,9 @@ def assemble(
 
 def _head(stored: Stored, tied: bool, form: Form) -> Linear:
     in_8_bits = form.quantization != "none" and not tied
-    return linear(rounded(stored, "int8" if in_8_bits else "none"), form)
+    found = rounded(stored, "int8" if in_8_bits else "none")
+    del stored  # the largest matrix: a small card has no room for it in three forms
+    return linear(found, form)
 
 
 def check_shape(stored: Stored, shape: tuple[int, ...], name: str) -> None:

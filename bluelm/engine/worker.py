@@ -68,6 +68,7 @@ class Worker:
         self._coming: dict[str, str] = {}  # ids in the inbox, and their shares
         self._queue: tuple[str, ...] = ()  # as the app knows it
         self._queue_at = 0.0
+        self._prepare = loaded.prepare
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -104,6 +105,8 @@ class Worker:
     def _take_in(self) -> list[Grown | Failed]:
         news: list[Grown | Failed] = []
         while self.core.idle or not self._inbox.empty():
+            while self._inbox.empty() and self._prepare():
+                pass
             said = self._inbox.get()
             if isinstance(said, Cancel):
                 news += self.core.cancel(said.id)
@@ -216,7 +219,7 @@ def main(fd: int) -> None:
         loaded = load(settings, lambda phase, progress: line.send(Loading(phase, progress)))
     except BlueLMError as error:
         line.send(Fatal(error.to_wire()))
-        return
+        os._exit(0)  # threads may still be sending weights to the card: no orderly end
     worker = Worker(line, loaded, settings)
     gc.enable()
     gc.collect()

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from triton import knobs
+from triton.runtime import build
 
 from bluelm.engine.gpu.runner import GpuRunner
 from bluelm.engine.model import Llama, LlamaConfig, Weights
@@ -26,25 +28,30 @@ STEPS = (512, 128, 32, 16)  # prompt tokens of the steps that are gone through: 
 log = logging.getLogger("bluelm.engine")
 
 
-def compile_ahead(config: LlamaConfig, weights: Weights, wanted: Wanted, *, vocab: int, exact: bool) -> None:
-    """Have every kernel of such a model compiled. weights: of its first layer alone; exact: as GpuRunner's.
+def compile_ahead(config: LlamaConfig, first: list[Weights], wanted: Wanted, *, vocab: int, exact: bool) -> None:
+    """Have every kernel of such a model compiled. first: the weights of its first layer alone, which are taken out of
+    the list, so that their memory is free again before compiling begins; exact: as GpuRunner's.
 
     What goes wrong is only logged: kernels that are missing then are compiled as they are launched.
     """
-    model = Llama(replace(config, layers=1), weights, context=1)
-    device = weights.norm.device
+    device = first[0].norm.device
     try:
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()), noted() as missing:
-            runner = GpuRunner(
-                model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context,
-                exact=exact,
-            )  # fmt: skip
-            for step in STEPS:
-                for pieces in largest_steps(runner.batches if step == STEPS[0] else [], wanted, step):
-                    runner.run(pieces)
-        compile_all(missing, device)
+        compile_all(_missing(config, first.pop(), wanted, vocab, exact), device)
     except Exception as error:
         log.warning("kernels could not be compiled ahead: %s", error)
+
+
+def _missing(config: LlamaConfig, weights: Weights, wanted: Wanted, vocab: int, exact: bool) -> list[tuple[Any, str]]:
+    """What `noted` notes of such a model."""
+    model, device = Llama(replace(config, layers=1), weights, context=1), weights.norm.device
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream()), noted() as missing:
+        runner = GpuRunner(
+            model, block_size=BLOCK_SIZE, vocab=vocab, max_running=wanted.running, context=wanted.context, exact=exact
+        )
+        for step in STEPS:
+            for pieces in largest_steps(runner.batches if step == STEPS[0] else [], wanted, step):
+                runner.run(pieces)
+    return missing
 
 
 @contextmanager
@@ -79,5 +86,25 @@ def compile_all(missing: Sequence[tuple[Any, str]], device: torch.device) -> Non
         with torch.cuda.device(device):
             kernel.preload(data).run  # noqa: B018  its launcher is compiled too, and its code sent to the card
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "compile") as pool:
+    with launchers_apart(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16), "compile") as pool:
         list(pool.map(make, missing))
+
+
+@contextmanager
+def launchers_apart() -> Iterator[None]:
+    """While it lasts, threads may have Triton load kernels' launchers at the same time.
+
+    Triton 3.6 makes each a Python module, all of one name. CPython gives who loads one for the second time the module
+    of that name that was loaded last, with other contents: two threads then find each other's launcher in it.
+    """
+    load, lock = build._load_module_from_path, threading.Lock()
+
+    def alone(name: str, path: str) -> Any:
+        with lock:
+            return SimpleNamespace(**vars(load(name, path)))
+
+    build._load_module_from_path = alone
+    try:
+        yield
+    finally:
+        build._load_module_from_path = load

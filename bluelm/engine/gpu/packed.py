@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,21 @@ def packed(stored: Grouped4 | Int8) -> Int4Gpu | Int8Gpu | None:
     if isinstance(stored, Int8):
         return Int8Gpu.of(stored)
     return Int4Gpu.of(stored) if stored.group in GROUPS else None
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """The same numbers in memory of their own. PyTorch would put them into blocks that the larger tensors of rounding
+    have left, and the rest of these blocks, more than a gigabyte in all, would be lost on a small card."""
+    if tensor.device.type != "cuda":
+        return tensor
+    with torch.cuda.stream(_stream(tensor.device)):  # each stream has its own blocks
+        kept = torch.empty_like(tensor)
+    return kept.copy_(tensor)  # in the order of the stream that everything else is in
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _takes_one_row(x: Tensor) -> bool:
@@ -71,7 +87,8 @@ class Int4Gpu:
     @classmethod
     def of(cls, stored: Grouped4) -> Int4Gpu:
         order = None if stored.order is None else stored.order.int()
-        return cls(*packing.pack4(stored), stored.codes.shape[1], stored.group, order)
+        words, steps = packing.pack4(stored)
+        return cls(_apart(words), _apart(steps), stored.codes.shape[1], stored.group, order)
 
     @property
     def outer(self) -> int:
@@ -126,7 +143,7 @@ class Int8Gpu:
 
     @classmethod
     def of(cls, stored: Int8) -> Int8Gpu:
-        return cls(packing.pack8(stored), stored.scale.float(), stored.codes.shape[1])
+        return cls(_apart(packing.pack8(stored)), stored.scale.float(), stored.codes.shape[1])
 
     @property
     def outer(self) -> int:

@@ -17,6 +17,7 @@ from bluelm.engine.gpu.shapes_packed import SPAN
 from bluelm.engine.linear import Grouped4, Int8
 
 _FARTHEST = 4096.0  # a zero point: float16 holds it, and it takes no more of float32's bits than the codes can spare
+_ROWS = 4096  # packed at once, which takes a few times their bytes
 
 
 def pack4(stored: Grouped4) -> tuple[Tensor, Tensor]:
@@ -50,9 +51,14 @@ def unpack4(words: Tensor, steps: Tensor, inner: int) -> Tensor:
 
 def pack8(stored: Int8) -> Tensor:
     """Words int16 [out / 16, in / 32, 16, 16]; out a multiple of 16, in padded with zeros to whole 128s."""
-    codes = F.pad(stored.codes, (0, -stored.codes.shape[1] % SPAN)).to(torch.int16) + 128
-    low, high = codes.view(len(codes) // 16, 16, -1, 2, 16).transpose(1, 2).unbind(3)
-    return (low | high << 8).contiguous()
+    out, inner = stored.codes.shape
+    spans = -(-inner // SPAN) * SPAN // 32
+    words = torch.empty(out // 16, spans, 16, 16, dtype=torch.int16, device=stored.codes.device)
+    for start in range(0, out, _ROWS):
+        codes = F.pad(stored.codes[start : start + _ROWS], (0, -inner % SPAN)).to(torch.int16) + 128
+        low, high = codes.view(len(codes) // 16, 16, spans, 2, 16).transpose(1, 2).unbind(3)
+        torch.bitwise_or(low, high << 8, out=words[start // 16 : (start + _ROWS) // 16])
+    return words
 
 
 def unpack8(words: Tensor, inner: int) -> Tensor:

@@ -27,7 +27,8 @@ from bluelm.engine.linear import Dense, Linear
 from bluelm.engine.model import KVCache, Layer, LlamaConfig, Weights
 from bluelm.engine.scheduler import Piece
 
-_GRAPH_TOKENS = (16, 32, 64, 96, 128, 256, 512)  # pieces of so many tokens in all are computed by a captured graph
+_GRAPH_TOKENS = (512, 256, 128, 96, 64, 32, 16)  # pieces of so many tokens in all are computed by a captured graph
+_FIRST = 128  # those of so many are there from the start, the others are captured when nobody waits
 _GRAPH_PIECES = 8
 _TILE_ROWS = shapes.BATCHES[-1]
 _GATHERED = 8192  # tokens of cache that are gathered at once, at most (or one row of the longest)
@@ -88,20 +89,28 @@ class Prefill:
         self._parts = Parts(_TILE_ROWS, config.hidden, self.device)
         self._packed = Packed(ROWS_BY_TILES, weights.matrices, weights.norm, weights.narrow)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._left: list[tuple[int, int]] = []  # to be captured
+        self._pool: Any = None
 
     def capture(self) -> None:
-        """Capture the forward pass for short pieces, at the start of a row or behind a history."""
-        if not self._flash:
-            return
+        """Capture the forward pass for short pieces, at the start of a row or behind a history; most are left for
+        `capture_next`."""
         history = min(2048, self.cos.shape[0])
-        pool = None
-        for n in (n for n in reversed(_GRAPH_TOKENS) if n <= history):
-            for length in (history, n):
-                if (n, length) not in self._graphs:
-                    self._graphs[n, length] = self._captured(n, length, pool)
-                    pool = self._graphs[n, length].graph.pool()
+        sizes = sorted((n for n in _GRAPH_TOKENS if n <= history and self._flash), key=lambda n: n != _FIRST)
+        self._left = list(dict.fromkeys((n, length) for n in sizes for length in (history, n)))
+        while self._left and self._left[0][0] == _FIRST:
+            self.capture_next()
 
-    def _captured(self, n: int, length: int, pool: Any) -> _Graph:
+    def capture_next(self) -> bool:
+        """Capture one more; False if none is left."""
+        if not self._left:
+            return False
+        n, length = self._left.pop(0)
+        self._graphs[n, length] = self._captured(n, length)
+        self._pool = self._graphs[n, length].graph.pool()
+        return True
+
+    def _captured(self, n: int, length: int) -> _Graph:
         ids = torch.zeros(3 * n + length, dtype=torch.int64, device=self.device)
         ids[2 * n :] = self.spare
         starts = torch.zeros(2, _GRAPH_PIECES + 1, dtype=torch.int32, device=self.device)
@@ -109,7 +118,7 @@ class Prefill:
         self._forward(batch)
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             x = self._forward(batch)
         return _Graph(batch, x, graph)
 

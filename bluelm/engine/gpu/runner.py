@@ -7,6 +7,7 @@ for a row (it ended, it was put back) costs that row's share of one step; what i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.scheduler import Piece, Row
 
 _BUFFERS = 8  # launches whose tokens may be on their way to the host at once
+log = logging.getLogger("bluelm.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,15 @@ class GpuRunner:
         self._ahead = None
         self._decoder.capture()
         self._prefill.capture()
+
+    @torch.inference_mode()
+    def prepare(self) -> bool:
+        """For an idle moment: capture one more of the graphs that make short prompts quicker; False if none is left."""
+        try:
+            return self._prefill.capture_next()
+        except RuntimeError as error:  # no memory for it: they are computed without
+            log.warning("prompts are computed without more graphs: %s", str(error).splitlines()[0])
+            return False
 
     def run_for_logits(self, pieces: Sequence[Piece]) -> tuple[list[int | None], Tensor]:
         """`run`, and what the tokens were taken from: [pieces, vocab] float32. All sample; all are prompts, or all are

@@ -38,19 +38,19 @@ class Strip:
 
 _DEFAULT = Tile(64, 128, 4, 4)
 _TILES = {  # (matrix, rows)
-    ("qkv", 16): Tile(32, 256, 4, 4),
+    ("qkv", 16): Tile(32, 256, 4, 4, ahead=512),
     ("qkv", 32): Tile(128, 128, 4, 3),
     ("qkv", 64): Tile(128, 128, 8, 3, across=True),
-    ("o", 16): Tile(64, 256, 4, 3),
+    ("o", 16): Tile(64, 256, 4, 5),
     ("o", 32): Tile(64, 256, 4, 3),
     ("o", 64): Tile(64, 128, 4, 4, across=True),
-    ("gate_up", 16): Tile(32, 256, 4, 4, across=True),
+    ("gate_up", 16): Tile(32, 256, 4, 4, ahead=512, across=True),
     ("gate_up", 32): Tile(64, 128, 4, 4),
     ("gate_up", 64): Tile(32, 128, 4, 4, across=True),
-    ("down", 16): Tile(64, 256, 4, 3),
+    ("down", 16): Tile(64, 256, 4, 4),
     ("down", 32): Tile(64, 256, 4, 3),
     ("down", 64): Tile(64, 128, 4, 4, across=True),
-    ("lm_head", 16): Tile(64, 256, 4, 3),
+    ("lm_head", 16): Tile(64, 256, 4, 3, ahead=512),
     ("lm_head", 32): Tile(32, 256, 4, 3),
     ("lm_head", 64): Tile(64, 128, 4, 3, across=True),
 }
