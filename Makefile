@@ -1,7 +1,7 @@
 # The same scripts serve people and CI. Everything is set up on the way: `make run` on a fresh machine is enough.
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run doctor test test-vllm lint format bench clean
+.PHONY: help setup run doctor test test-vllm lint format bench clean audit
 export MODEL PORT PYTHON
 
 help:
@@ -10,6 +10,7 @@ help:
 	@echo "make test                                    set up, then every check and test"
 	@echo "make test-vllm                               exported checkpoints in a real vLLM (installs 3.5 GB apart)"
 	@echo "make setup [PYTHON=/path/to/python]          only set up .venv"
+	@echo "make audit                                   ask PyPI for known faults of what is installed (needs a network)"
 	@echo "make lint | format | bench [ARGS=...] | clean"
 
 setup:
@@ -32,6 +33,9 @@ lint:
 
 format:
 	@scripts/format
+
+audit:
+	@scripts/audit
 
 bench:
 	@scripts/setup --dev && .venv/bin/python -m bench.cpu $(ARGS)

@@ -12,7 +12,7 @@ from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
 from bluelm.store.rows import Settings
 from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
-from components import address, chats, i18n, presets, token_view
+from components import address, chats, i18n, presets, sign_out, token_view
 from components.i18n import tell
 
 __all__ = ["Sidebar", "Wishes", "draw"]
@@ -65,6 +65,7 @@ def draw(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
             if model is not None:
                 _model_card(model)
             _languages()
+            sign_out.draw()
     return Sidebar(wishes, model, place, meter, new_chat)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
@@ -105,6 +106,14 @@ def test_one_signs_in_once_and_chats(context: BrowserContext, server: Server) ->
     expect(again.locator(BOX)).to_be_visible()
     again.goto(server.url + "/docs")
     expect(again.locator(".opblock").first).to_be_visible()
+    page.get_by_role("button", name="Export and import").click()
+    with page.expect_download() as download:
+        page.get_by_role("dialog").get_by_role("button", name="Markdown").click()
+    for address in (download.value.url, page.url):
+        got = httpx.get(address)
+        assert got.status_code == 401 and "hello" not in got.text, "no stranger gets an export or a conversation"
+    mine = httpx.get(download.value.url, cookies={c["name"]: c["value"] for c in context.cookies()})  # type: ignore[typeddict-item]
+    assert "hello there" in mine.text and "sandbox" in mine.headers["content-security-policy"]
     assert not refused
 
 
@@ -121,7 +130,7 @@ def test_through_a_tunnel_to_another_port_one_chats_and_signing_out_ends_every_t
     expect(other.locator(BOX)).to_be_visible()
     line = opened.value
     with line.expect_event("close"):
-        page.goto(tunnel.url + "/logout")
+        page.get_by_role("link", name="Sign out").click()
         page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(re.compile("/login$"))
     other.reload()

@@ -148,7 +148,7 @@ def unreachable(hub: Hub) -> str:
     """Why a hub gives no answer at all, "" where it gives any."""
     try:
         request = urllib.request.Request(hub.endpoint, method="HEAD", headers={"User-Agent": "bluelm-chat"})
-        urllib.request.urlopen(request, timeout=CONNECT_S).close()
+        urllib.request.urlopen(request, timeout=CONNECT_S).close()  # nosec B310
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as error:

@@ -102,8 +102,8 @@ def _tried(runner: Runner | GpuRunner, trying: _Try, expected: Tensor) -> float:
     if not error < BOUND[runner.cache.keys.dtype] or not _are_likeliest(tokens, logits):
         what = f"{trying.rows} rows" if trying.one else f"a prompt of {len(trying.ids)} tokens"
         raise StartupError(
-            f"The engine computes wrong numbers on this device: {error:.1%} off for {what}. Update PyTorch, Triton and "
-            "the driver, or set BLUELM_KERNELS to plain (slower), or BLUELM_DEVICE to cpu."
+            f"The engine computes wrong numbers on this device: {error:.1%} off for {what}. Upgrade PyTorch, Triton "
+            "and the driver, or set BLUELM_KERNELS to plain (slower), or BLUELM_DEVICE to cpu."
         )
     return error
 

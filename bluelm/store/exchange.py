@@ -22,6 +22,9 @@ from bluelm.types import Message, Role
 
 FILE_BYTES = 64 * 2**20
 CONVERSATIONS = 10_000  # in one file
+MESSAGES = 200_000  # the same
+LINE_BYTES = 16 * 2**20  # one conversation; its objects in memory take up to thirty times as much
+CONTAINERS = 500_000  # brackets in such a line: a file of nothing but `{},{},...` would take gigabytes
 FORMAT = 1
 _PARTS = ("settings", "usage", "facts", "tokens")  # columns that hold JSON
 
@@ -34,9 +37,9 @@ def to_jsonl(conversations: Iterable[Portable]) -> Iterator[str]:
 
 def from_jsonl(data: bytes) -> list[Portable]:
     """Raises BadImport, which names the line."""
-    if len(data) > FILE_BYTES:
-        raise BadImport(0, "too_large", f"has more than {FILE_BYTES >> 20} MB: split it.", megabytes=FILE_BYTES >> 20)
+    check_size(0, len(data), FILE_BYTES)
     found: list[Portable] = []
+    messages = 0
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -44,9 +47,27 @@ def from_jsonl(data: bytes) -> list[Portable]:
             raise BadImport(number, "too_many", f"is one conversation more than {CONVERSATIONS}: split the file.",
                             limit=CONVERSATIONS)  # fmt: skip
         found.append(_conversation(number, line))
+        messages += len(found[-1].tree.nodes)
+        check_messages_of_file(number, messages)
     if not found:
         raise BadImport(0, "empty", "holds no conversation: choose one with a conversation in each line.")
     return found
+
+
+def check_size(line: int, size: int, limit: int) -> None:
+    """Raises BadImport for a file (line 0), or one line of it, of more bytes than the limit."""
+    if size > limit:
+        raise BadImport(
+            line, "too_large", f"has more than {limit >> 20} MB: split or shorten it.", megabytes=limit >> 20
+        )
+
+
+def check_messages_of_file(line: int, messages: int) -> None:
+    """Raises BadImport where the conversations up to this line hold too many messages."""
+    if messages > MESSAGES:
+        raise BadImport(
+            line, "too_many_messages", f"is beyond {MESSAGES} messages in one file: split it.", limit=MESSAGES
+        )
 
 
 def shown_messages(one: Portable) -> list[dict[str, str]]:
@@ -127,6 +148,11 @@ class _Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _conversation(number: int, line: bytes) -> Portable:
+    check_size(number, len(line), LINE_BYTES)
+    if line.count(b"{") + line.count(b"[") > CONTAINERS:
+        raise BadImport(
+            number, "too_nested", f"has more than {CONTAINERS} brackets: it is no conversation.", limit=CONTAINERS
+        )
     try:
         value = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -191,13 +191,13 @@ class Store:
 
     def _set(self, id: str, owner: str, what: str, value: object) -> None:
         with self.database.write() as connection:
-            connection.execute(f"UPDATE conversations SET {what} WHERE id = ? AND owner = ?", (value, id, owner))
+            connection.execute(f"UPDATE conversations SET {what} WHERE id = ? AND owner = ?", (value, id, owner))  # nosec B608
 
     def _purge(self) -> None:
         """Rub out what was deleted long enough ago."""
         self._purged_at = time.monotonic()
         with suppress(StorageError):
-            old = "deleted < ? LIMIT 1", (time.time() - PURGE_AFTER_S,)
-            if self.database.read(f"SELECT 1 FROM conversations WHERE {old[0]}", old[1]):
+            then = (time.time() - PURGE_AFTER_S,)
+            if self.database.read("SELECT 1 FROM conversations WHERE deleted < ? LIMIT 1", then):
                 with self.database.write() as connection:
-                    connection.execute("DELETE FROM conversations WHERE deleted < ?", old[1])
+                    connection.execute("DELETE FROM conversations WHERE deleted < ?", then)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from bluelm.errors import BadImport, BlueLMError
-from bluelm.store.exchange import from_messages, shown_messages
+from bluelm.store.exchange import FILE_BYTES, check_messages_of_file, check_size, from_messages, shown_messages
 from bluelm.store.table import Portable
 from bluelm.types import Message, Role
 
@@ -48,12 +48,14 @@ def is_ours(data: bytes) -> bool:
 
 def from_markdown(data: bytes) -> list[Portable]:
     """Raises BadImport, which names the line."""
+    check_size(0, len(data), FILE_BYTES)
     try:
         lines = data.decode("utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise BadImport(0, "not_text", "is not UTF-8: save it as UTF-8.") from error
     found: list[tuple[int, dict, list[Message]]] = []
     marks = [(number, mark[1]) for number, line in enumerate(lines) if (mark := _LINE.match(line))]
+    check_messages_of_file(0, len(marks))
     for (number, what), (end, _) in zip(marks, [*marks, (len(lines), "")][1:], strict=True):
         if what.startswith("{"):
             found.append((number + 1, _about(number + 1, what), []))
@@ -70,7 +72,7 @@ def _about(number: int, text: str) -> dict:
     try:
         about = json.loads(text)
         return {name: kind(about.get(name, kind())) for name, kind in _ABOUT.items()}
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadImport(
             number, "not_json", f"is not what was exported ({error}): correct it.", detail=str(error)
         ) from None

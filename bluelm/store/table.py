@@ -15,7 +15,7 @@ PIECE = 3  # characters that the index of texts is made of; shorter words are lo
 _MARKS = ", ".join("?" * (len(COLUMNS) + 1))
 _NEW_VALUES = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in ("id", "created"))
 _WRITE_MESSAGE = (
-    f"INSERT INTO messages (conversation, {', '.join(COLUMNS)}) VALUES ({_MARKS}) "
+    f"INSERT INTO messages (conversation, {', '.join(COLUMNS)}) VALUES ({_MARKS}) "  # nosec B608
     f"ON CONFLICT (conversation, id) DO UPDATE SET {_NEW_VALUES}"
 )
 _WRITE_CONVERSATION = """
@@ -93,7 +93,7 @@ def listed(database: Database, owner: str, plain: bool, search: str, limit: int)
 
 
 def entry(database: Database, id: str) -> Entry | None:
-    rows = database.read(f"SELECT {_ENTRY} FROM conversations c WHERE c.id = ? AND c.deleted IS NULL", (id,))
+    rows = database.read(f"SELECT {_ENTRY} FROM conversations c WHERE c.id = ? AND c.deleted IS NULL", (id,))  # nosec B608
     return _entry(rows[0]) if rows else None
 
 
@@ -111,7 +111,7 @@ def list_query(search: str) -> tuple[str, list[str]]:
             values += [like, like]
         where += f" AND (c.title LIKE ? ESCAPE '\\' OR {inside})"
     sql = (
-        f"SELECT {_ENTRY} FROM conversations c WHERE c.owner = ? AND c.plain = ? AND c.deleted IS NULL "
+        f"SELECT {_ENTRY} FROM conversations c WHERE c.owner = ? AND c.plain = ? AND c.deleted IS NULL "  # nosec B608
         f"AND c.leaf IS NOT NULL {where} ORDER BY c.pinned DESC, c.updated DESC LIMIT ?"
     )
     return sql, values
