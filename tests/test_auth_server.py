@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import contextlib
 import socket
@@ -120,6 +121,12 @@ def test_another_site_can_do_nothing_in_a_signed_in_browsers_name(shut: Server) 
         httpx.post(shut.url + "/login", data={"passcode": PASSCODE}, headers={"Origin": "https://evil.com"}).status_code
         == 403
     )
+
+
+def test_a_proxys_own_password_is_neither_a_key_nor_in_the_way(shut: Server) -> None:
+    basic = {"Authorization": "Basic " + base64.b64encode(f"user:{PASSCODE}".encode()).decode()}
+    assert httpx.get(shut.url + "/v1/models", headers=basic).status_code == 401
+    assert sign_in(shut).get("/v1/models", headers=basic).status_code == 200
 
 
 def test_who_signed_out_is_out_even_with_a_copied_cookie(shut: Server) -> None:

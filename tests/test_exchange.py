@@ -201,18 +201,19 @@ def test_a_whole_store_moves_to_another_one(tmp_path: Path) -> None:
     new.close()
 
 
-def test_a_file_that_would_fill_the_memory_is_refused_before_it_does() -> None:
-    long = b'{"messages": [' + b"{}," * 6_000_000
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MESSAGES", 2_000)
+    long = b'{"messages": [' + b"{}," * 5_600_000
     many = b'{"messages": [' + b"[]," * 600_000 + b"{}]}"
     deep = b'{"messages": ' + b"[" * 400_000
-    turns = ",".join('{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}' for _ in range(60_000))
+    turns = ",".join('{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}' for _ in range(600))
     line = f'{{"messages": [{turns}]}}\n'.encode()
     for data, why in ((long, "too_large"), (many, "too_nested"), (deep, "not_json"), (line * 2, "too_many_messages")):
         with pytest.raises(BadImport) as refused:
             from_jsonl(data)
         assert refused.value.details["why"] == why
     assert len(from_jsonl(line)) == 1
-    with pytest.raises(BadImport, match="200000 messages"):
-        from_markdown(b"<!-- bluelm-chat: {} -->\n" + b"<!-- bluelm-chat: user -->\n" * 200_000)
+    with pytest.raises(BadImport, match="2000 messages"):
+        from_markdown(b"<!-- bluelm-chat: {} -->\n" + b"<!-- bluelm-chat: user -->\n" * 2_000)
     with pytest.raises(BadImport):
         from_markdown(b'<!-- bluelm-chat: {"created": 1' + b"0" * 400 + b"} -->\n<!-- bluelm-chat: user -->\nhi\n")

@@ -57,8 +57,8 @@ class Door:
         if not self.locked:
             self._must_be_of_this_machine(scope, headers)
             admitted = Admitted(Guest())
-        elif (shown := headers.get("authorization")) is not None:
-            admitted = Admitted(self._by_key(scope, shown), by_key=True)
+        elif (key := _bearer(headers)) is not None:
+            admitted = Admitted(self._by_key(scope, key), by_key=True)
         elif (session := self.session(headers)) is not None:
             admitted = Admitted(Guest(), session)
         else:
@@ -113,10 +113,7 @@ class Door:
                 "BLUELM_PUBLIC_URL to the address that the browser shows (https://name:port) and start it again."
             )
 
-    def _by_key(self, scope: Any, shown: str) -> Guest:
-        scheme, _, key = shown.partition(" ")
-        if scheme.lower() != "bearer" or not (key := key.strip()):
-            raise Unauthorized()
+    def _by_key(self, scope: Any, key: str) -> Guest:
         if (guest := self.keys.find(key)) is not None:
             return guest
         if self._right(scope, f"program {_address(scope)}", key):
@@ -137,6 +134,12 @@ class Door:
 def set_cookie(secure: bool, value: str, seconds: int) -> str:
     name = SECURE_COOKIE if secure else COOKIE
     return f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+
+
+def _bearer(headers: Headers) -> str | None:
+    """The key that a program shows. Other schemes are a proxy's own (Basic, say), and mean nothing here."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
 
 
 def _address(scope: Any) -> str:
