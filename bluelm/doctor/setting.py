@@ -105,7 +105,8 @@ def data_folder() -> Iterator[Finding]:
 
 def port() -> Iterator[Finding]:
     server = _streamlit()
-    address, number = str(server.get("address") or "0.0.0.0"), int(os.environ.get("PORT") or server.get("port", 6006))
+    address = str(server.get("address") or "0.0.0.0")  # nosec B104: what Streamlit takes where it is told nothing
+    number = _port(server)
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -122,7 +123,7 @@ def port() -> Iterator[Finding]:
 
 def _is_ours(number: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{number}/health/live", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/health/live", timeout=2) as answer:  # nosec B310
             return bool(json.load(answer).get("status") == "ok")
     except (OSError, ValueError):
         return False
@@ -138,10 +139,14 @@ def addresses() -> Iterator[Finding]:
         if server.get(name) is False:
             cure = "remove it from .streamlit/config.toml; for a proxy set BLUELM_PUBLIC_URL to the address of browsers"
             yield fault("addresses", f"server.{name} is off: {risk} is open to others", cure)
-    listening = Listening(server.get("address"), int(server.get("port", 6006)), server.get("corsAllowedOrigins", []))
+    listening = Listening(server.get("address"), _port(server), server.get("corsAllowedOrigins", []))
     check(given, listening)
     urls = public_urls(given, listening)
     yield ok("addresses", f"{listening.address or 'every address'}{', also ' + ', '.join(urls) if urls else ''}")
+
+
+def _port(server: dict[str, Any]) -> int:
+    return int(os.environ.get("PORT") or server.get("port", 6006))
 
 
 def _streamlit() -> dict[str, Any]:
