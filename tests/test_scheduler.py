@@ -235,3 +235,29 @@ def test_a_queue_by_shares_loses_nobody_and_keeps_each_shares_order(events: list
         waiting.take(row := waiting.next(served_rows))
         served_rows.append(row)
     assert told == served_rows, "who is told a place is served at that place"
+
+
+def test_a_prompt_that_comes_several_times_at_once_is_computed_once() -> None:
+    pool = BlockPool(60, BLOCK)
+    scheduler = Scheduler(pool, max_running=8, step_tokens=64)
+    rows = [Row(str(i), list(range(23)), SamplingParams(), 0, 30) for i in range(5)]
+    other = Row("other", list(range(100, 106)), SamplingParams(), 0, 12)
+    for row in (*rows, other):
+        scheduler.add(row)
+    computed = []
+    while not scheduler.idle:
+        pieces = scheduler.plan()
+        computed.append([(piece.row.id, piece.count) for piece in pieces if piece.start < piece.row.prompt_tokens])
+        for piece in pieces:
+            scheduler.commit(piece, 1 if piece.samples else None)
+            if len(piece.row.tokens) >= piece.row.max_tokens:
+                scheduler.remove(piece.row)
+    assert computed[:2] == [[("0", 23)], [("1", 3), ("2", 3), ("3", 3), ("4", 3), ("other", 6)]]
+    assert [row.cached for row in rows] == [0, 20, 20, 20, 20]
+
+
+def test_a_short_common_beginning_is_not_waited_for() -> None:
+    scheduler = Scheduler(BlockPool(60, BLOCK), max_running=8, step_tokens=64)
+    for i in range(3):
+        scheduler.add(Row(str(i), [*range(8), *[50 + i] * 9], SamplingParams(), 0, 30))
+    assert [piece.count for piece in scheduler.plan()] == [17, 17, 17]

@@ -166,6 +166,8 @@ class Scheduler:
         """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
         row = self.waiting.next(self.running)
         blocks, names = self.pool.match(row.tokens)
+        if self._is_coming(row, len(blocks)):
+            return False
         needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)
         if needed + self.pool.unused(blocks) > self.pool.free:
             return False
@@ -177,6 +179,19 @@ class Scheduler:
             row.started, row.cached = True, row.computed
         self.running.append(row)
         return True
+
+    def _is_coming(self, row: Row, known: int) -> bool:
+        """Whether more than half of what it would have to compute is being computed by another row at the moment.
+
+        known: its blocks that are in the cache already.
+        """
+        size = self.pool.block_size
+        wanted = (len(row.tokens) + known * size) // (2 * size) + 1  # its first blocks that would have to come
+        end = wanted * size
+        return end < len(row.tokens) and any(
+            other.computed < end <= other.prompt_tokens and other.tokens[:end] == row.tokens[:end]
+            for other in self.running
+        )
 
     def _grow(self, row: Row, tokens: int) -> bool:
         """Give the row blocks for so many tokens, from younger rows if it must; False if it was put back itself."""
