@@ -20,6 +20,11 @@ _REF = "#/components/schemas/"
 _BODIES: tuple[type[BaseModel], ...] = (
     TutorialRequest, ChatRequest, CompletionRequest, ChatCompletionChunk, TokenizeRequest, DetokenizeRequest,
 )  # fmt: skip
+_PAGE = {
+    "summary": "The pages, for people",
+    "operationId": "page",
+    "responses": {"200": {"description": "HTML", "content": {"text/html": {"schema": {"type": "string"}}}}},
+}
 _FAULTS = {
     400: "the request can never work as it is",
     401: "the passcode or key is missing or wrong",
@@ -42,6 +47,15 @@ def takes(kind: type[BaseModel]) -> dict[str, Any]:
     """The body of a route, which body.py reads past FastAPI."""
     content = {"application/json": {"schema": {"$ref": _REF + kind.__name__}}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def named(name: str, description: str) -> dict[str, Any]:
+    """A part of a route's path that FastAPI does not see."""
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+        ]
+    }
 
 
 def streams(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -77,6 +91,7 @@ def _describe_bodies(api: FastAPI) -> None:
         document["components"]["schemas"].update(definitions["$defs"])
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}, {}]
+        document["paths"]["/"]["get"] = _PAGE
         return document
 
     api.openapi = described  # type: ignore[method-assign]

@@ -84,4 +84,6 @@ async def json_error(request: Request, error: Exception) -> JSONResponse:
     path = request.url.path
     of_openai = path in ("/v1", "/tokenize", "/detokenize") or path.startswith("/v1/")
     headers = {**(getattr(error, "headers", None) or {}), **fault.headers()}
+    if fault.status == 405 and path == "/":
+        headers["Allow"] = "GET, HEAD, POST"  # the page's and ours: either knows its own alone
     return JSONResponse(fault.openai() if of_openai else fault.tutorial(), fault.status, headers)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from bluelm.api import body
 from bluelm.api.choices import choice
-from bluelm.api.docs import faults, streams, takes
+from bluelm.api.docs import faults, named, streams, takes
 from bluelm.api.errors import Refusal, in_words_of
 from bluelm.api.forms import ChatForm, CompletionForm, Form, ToolForm
 from bluelm.api.replies import Reply
@@ -33,7 +33,12 @@ async def models(request: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [_card(model)]})
 
 
-@router.get("/models/{id:path}", response_model=ModelCard, responses=faults(OpenAIError, 400, 413, 415, 429))
+@router.get(
+    "/models/{id:path}",
+    response_model=ModelCard,
+    responses=faults(OpenAIError, 400, 413, 415, 429),
+    openapi_extra=named("id", "as /v1/models tells it; it may have slashes"),
+)
 async def model(request: Request) -> JSONResponse:
     served = current_model(request.app.state.engine().state())
     require_model(request.path_params["id"], served)

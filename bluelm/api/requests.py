@@ -26,7 +26,7 @@ from bluelm.api.options import (
 )
 from bluelm.api.tools import Choice, ManyCalls, ToolCalled, ToolTold, tell_of, told_tools
 from bluelm.errors import InvalidParameter, InvalidRequest, UnsupportedOption
-from bluelm.types import MAX_LOGPROBS, Message, Prompt, Role, SamplingParams, Tool
+from bluelm.types import MAX_LOGPROBS, SEED_LIMIT, Message, Prompt, Role, SamplingParams, Tool
 
 
 def _stop_strings(value: Any) -> Any:
@@ -116,11 +116,23 @@ class Asked(Body):
 
     limits: ClassVar[tuple[str, ...]] = ("max_length",)  # the fields that stand for SamplingParams.max_length
 
-    temperature: float | None = Field(None, description="0 to 2; 0 takes the likeliest token each time")
-    top_p: float | None = Field(None, description="above 0 and up to 1 (off)")
-    top_k: int | None = Field(None, description="0 (off) or more")
-    repetition_penalty: float | None = Field(None, description="0.1 to 10; 1 is off")
-    seed: int | None = Field(None, description="0 or more; the same seed gives the same text")
+    temperature: float | None = Field(
+        None,
+        description="0 to 2; 0 takes the likeliest token each time",
+        json_schema_extra={"minimum": 0, "maximum": 2},
+    )
+    top_p: float | None = Field(
+        None, description="above 0 and up to 1 (off)", json_schema_extra={"exclusiveMinimum": 0, "maximum": 1}
+    )
+    top_k: int | None = Field(None, description="0 (off) or more", json_schema_extra={"minimum": 0})
+    repetition_penalty: float | None = Field(
+        None, description="0.1 to 10; 1 is off", json_schema_extra={"minimum": 0.1, "maximum": 10}
+    )
+    seed: int | None = Field(
+        None,
+        description="0 or more; the same seed gives the same text",
+        json_schema_extra={"minimum": 0, "maximum": SEED_LIMIT - 1},
+    )
     stop: Stop | None = Field(None, description="the answer ends before any of these; up to 16")
 
     def limit(self) -> int | None:
@@ -143,7 +155,7 @@ class TutorialRequest(Asked):
     """The prompt is one question to a chat model, or the text for a base model to continue."""
 
     prompt: str = Field(description="what to ask", examples=["你好"])
-    max_length: int | None = Field(None, description="new tokens at most")
+    max_length: int | None = Field(None, description="new tokens at most", json_schema_extra={"minimum": 1})
     echo: bool | None = Field(None, description="put the prompt and a space in front of the answer")
 
 
@@ -192,7 +204,7 @@ class StreamOptions(BaseModel):
 
 class OpenAIAsked(Asked):
     model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
-    max_tokens: int | None = Field(None, description="new tokens at most")
+    max_tokens: int | None = Field(None, description="new tokens at most", json_schema_extra={"minimum": 1})
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is made")
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(None, description="-2 to 2; above 0 words come up that were not said yet")
@@ -223,7 +235,9 @@ class ChatRequest(OpenAIAsked):
         description="the talk so far, the newest message last",
         examples=[[{"role": "user", "content": "你好"}]],
     )
-    max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
+    max_completion_tokens: int | None = Field(
+        None, description="OpenAI's newer name of max_tokens", json_schema_extra={"minimum": 1}
+    )
     tools: list[ToolTold] | None = Field(None, description="what the model may call, if it was trained to")
     tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
     parallel_tool_calls: ManyCalls | None = None
