@@ -64,7 +64,7 @@ def test_an_answer_may_end_only_where_the_json_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"type": "strange"}, {"not": {"type": "string"}}, {"$ref": "http://leak.invalid/schema"}]
+    "bad", [{"type": "strange"}, {"not": {"type": "string"}}, {"$ref": "http://leak.invalid/schema"}, {"$ref": "#"}]
 )
 def test_a_schema_that_cannot_be_held_to_is_refused_in_words(bad: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(InvalidRequest, match="JSON schema") as caught:

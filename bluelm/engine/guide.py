@@ -28,10 +28,13 @@ class Guide:
 
     def _look(self) -> NDArray[np.bool_]:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        if self._matcher.is_error():
-            why = self._matcher.get_error().splitlines()[0]
-            raise GenerationFailed(f"The answer could not be held to its JSON schema ({why}): send a simpler one.")
-        return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size].astype(np.bool_)
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size].astype(np.bool_)
+        if self._matcher.is_error() or not allowed.any():
+            why = (self._matcher.get_error() or "nothing may come next").splitlines()[0]
+            raise GenerationFailed(
+                f"The answer could not be held to its JSON schema ({why}): send a simpler one.", why=why
+            )
+        return allowed
 
 
 class Guides:
@@ -45,19 +48,24 @@ class Guides:
         """schema: a JSON schema, as JSON text. Raises InvalidRequest for what it cannot hold an answer to."""
         from llguidance import LLMatcher
 
+        if not self._tokenizer.stop_ids:
+            raise _refusal("the model has no token that ends an answer")
         if self._vocabulary is None:
             self._vocabulary = _vocabulary(self._tokenizer)
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema)
-            why = LLMatcher.validate_grammar(grammar, self._vocabulary)
+            if why := LLMatcher.validate_grammar(grammar, self._vocabulary):
+                raise _refusal(why)
+            return Guide(LLMatcher(self._vocabulary, grammar), self._tokenizer.size)
+        except GenerationFailed as error:
+            raise _refusal(error.details["why"]) from None
         except ValueError as error:
-            why = str(error)
-        if why:
-            raise InvalidRequest(
-                f"No answer can be held to this JSON schema ({why.splitlines()[0][:200]}): change it.",
-                param="json_schema",
-            )
-        return Guide(LLMatcher(self._vocabulary, grammar), self._tokenizer.size)
+            raise _refusal(str(error)) from None
+
+
+def _refusal(why: str) -> InvalidRequest:
+    shown = why.splitlines()[0][:200]
+    return InvalidRequest(f"No answer can be held to this JSON schema ({shown}): change it.", param="json_schema")
 
 
 class _Known:
