@@ -83,7 +83,7 @@ def test_a_stopped_engine_is_ended_within_its_bound_and_comes_back(engine: Engin
     for answer in answers:
         with pytest.raises(EngineDied, match="no sign of life for 2 seconds"):
             list(answer)
-    assert SILENCE_S - 0.6 < time.monotonic() - stopped < SILENCE_S + 2
+    assert SILENCE_S - 0.6 < time.monotonic() - stopped < SILENCE_S + 5
     with pytest.raises(EngineUnavailable):
         engine.submit(STORY, SHORT)
     with pytest.raises(ProcessLookupError):
