@@ -121,7 +121,13 @@ class _Now(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self.state
-        yield CounterMetricFamily("bluelm_engine_restarts", "Times an engine was started anew", value=state.restarts)
+        counters = {
+            "bluelm_engine_restarts": ("Times an engine was started anew", state.restarts),
+            "bluelm_engine_tokens": ("Tokens made, as they are made", state.totals.tokens),
+            "bluelm_engine_prompt_tokens": ("Tokens of prompts computed, as they are", state.totals.prompt_tokens),
+        }
+        for name, (words, value) in counters.items():
+            yield CounterMetricFamily(name, words, value=value)
         gauges = {
             "bluelm_requests_running": ("Answers being made", state.running),
             "bluelm_requests_waiting": ("Answers that wait for their turn", state.waiting),
