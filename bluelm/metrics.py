@@ -121,13 +121,14 @@ class _Now(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self.state
+        totals = state.totals
         counters = {
             "bluelm_engine_restarts": ("Times an engine was started anew", state.restarts),
-            "bluelm_engine_tokens": ("Tokens made, as they are made", state.totals.tokens),
-            "bluelm_engine_prompt_tokens": ("Tokens of prompts computed, as they are", state.totals.prompt_tokens),
+            "bluelm_engine_tokens": ("Tokens made, as they are made", totals.tokens),
+            "bluelm_engine_prompt_tokens": ("Tokens of prompts computed, as they are", totals.prompt_tokens),
         }
-        for name, (words, value) in counters.items():
-            yield CounterMetricFamily(name, words, value=value)
+        for name, (words, count) in counters.items():
+            yield CounterMetricFamily(name, words, value=count)
         gauges = {
             "bluelm_requests_running": ("Answers being made", state.running),
             "bluelm_requests_waiting": ("Answers that wait for their turn", state.waiting),

@@ -141,7 +141,8 @@ def test_a_full_queue_is_told_at_once_and_keeps_a_place_for_those_who_have_none(
 
 def test_a_step_that_never_ends_is_ended(engine: EngineProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a bound that a real step goes beyond. The last test here: the engine comes back behind it."""
-    monkeypatch.setattr(engine, "_settings", engine._settings.model_copy(update={"step_limit_s": 0.05}))
+    impatient = engine._choice.now.model_copy(update={"step_limit_s": 0.05})
+    monkeypatch.setattr(engine._choice, "now", impatient)
     answers = [engine.submit(f"{i} {LONG}", SHORT) for i in range(4)]
     with pytest.raises(EngineDied, match=r"one step took more than 0\.05 seconds"):
         for answer in answers:
