@@ -13,6 +13,7 @@ button { all: unset; box-sizing: border-box; display: inline-flex; align-items: 
   width: 2rem; height: 2rem; border-radius: 0.5rem; cursor: pointer; color: inherit; opacity: 0.65; }
 button:hover { opacity: 1; background: rgba(128, 138, 160, 0.15); }
 button:focus-visible { opacity: 1; outline: 2px solid var(--st-primary-color); }
+@media (pointer: coarse) { button { width: 2.75rem; height: 2.75rem; } }
 svg { width: 1.1rem; height: 1.1rem; fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linecap: round; }
 """
 JS = """

@@ -38,8 +38,12 @@ function scrolled() {
   follow.height = main.scrollHeight;
 }
 
-// Streamlit makes the elements anew from time to time, as when one goes to another page.
-function findMain() {
+// Streamlit makes the elements anew from time to time, as when one goes to another page; and it says only to its own
+// element whether the page is dark, not to the dialogs beside it.
+function keepUp() {
+  const app = document.querySelector('.stApp');
+  const scheme = app ? getComputedStyle(app).colorScheme : '';
+  if (document.documentElement.style.colorScheme !== scheme) document.documentElement.style.colorScheme = scheme;
   const main = document.querySelector('[data-testid="stAppScrollToBottomContainer"]');
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (main && main !== follow.main) {
@@ -108,7 +112,7 @@ export default function ({ data }) {
   if (window.bluelmHabits) return;
   window.bluelmHabits = true;
   if (!navigator.clipboard) Object.defineProperty(navigator, 'clipboard', { value: { writeText } });
-  setInterval(findMain, 300);
+  setInterval(keepUp, 300);
   window.addEventListener('keydown', leaveToInputMethod, true);
   document.addEventListener('keydown', sending, true);
   document.addEventListener('click', (event) => {

@@ -26,6 +26,7 @@ div:has(> .st-key-habits) { display: none; }
 /* Colours that everybody can read. */
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p {
   color: light-dark(#586074, #a3abba); opacity: 1; }
+button[kind^="primary"], button[kind^="primary"] p { color: light-dark(#ffffff, #0b1020); }
 .stCode .token { color: light-dark(#4b5568, #a8b3c7); }
 .stCode .token:is(.keyword, .selector, .important, .atrule, .tag) { color: light-dark(#0a5fc2, #7fb0ff); }
 .stCode .token:is(.function, .class-name) { color: light-dark(#1449b8, #9cc2ff); }

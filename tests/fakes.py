@@ -76,7 +76,8 @@ class FakeEngine:
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation:
         self._refuse()
-        context = (self.now.model or INFO).context
+        model = self.now.model or INFO
+        context = model.context
         size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
         dropped = 0
         if not isinstance(prompt, str):
@@ -89,7 +90,7 @@ class FakeEngine:
         stop = threading.Event()
         seed = params.seed if params.seed is not None else 1
         generation = Generation(
-            f"fake-{next(self._ids)}", model=INFO.id, prompt_tokens=size, window=context, seed=seed,
+            f"fake-{next(self._ids)}", model=model.id, prompt_tokens=size, window=context, seed=seed,
             dropped=dropped, on_cancel=stop.set, place=lambda: self._place(stop),
         )  # fmt: skip
         self.running[generation.id], self.answers[generation.id] = stop, generation

@@ -207,6 +207,13 @@ def test_every_control_has_a_name_and_can_be_read(
     expect(page.locator(ANSWER).last).to_contain_text("seed" if locale == "en-US" else "种子")
     page.get_by_role("tab").nth(1).click()
     page.locator("[data-testid=stExpander] summary").click()
+    page.locator("[class*=st-key-icon_edit_] button:visible").click()
+    expect(page.locator(".st-key-edited_text textarea")).to_be_visible()
+    page.wait_for_timeout(300)
+    assert violations(page) == []
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme  # dialogs stand there
+    page.locator(".st-key-prompts_button button").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.wait_for_timeout(300)
     assert violations(page) == []
 
