@@ -2,10 +2,11 @@
 SHELL = /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup run doctor test test-vllm lint format bench clean audit
-export MODEL PORT PYTHON
+export DEMO MODEL PORT PYTHON
 
 help:
 	@echo "make run [MODEL=name-or-path] [PORT=6006]     set up what is missing, then serve the chat and the APIs"
+	@echo "make run DEMO=1                              a clean page for an audience, with locked settings"
 	@echo "make doctor                                  what stands in the way, and the cure for it"
 	@echo "make test                                    set up, then every check and test"
 	@echo "make test-vllm                               exported checkpoints in a real vLLM (installs 3.5 GB apart)"

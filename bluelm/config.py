@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     passcode: SecretStr = Field(SecretStr(""), exclude=True, description="what people and programs need to come in")
     keys: str = Field("", description="file with keys for programs; a path that is not absolute starts at the app's")
     public_url: str = Field("", description="addresses that browsers show, as https://name:port, with commas between")
+    demo: bool = Field(False, description="a clean page for an audience: large text, locked settings")
     data: str = Field("data", description="folder of the saved conversations; one that is not absolute is the app's")
     silence_s: float = Field(30.0, gt=0, description="an engine process without a sign of life for so long is ended")
     step_limit_s: float = Field(600.0, gt=0, description="one that computes a single step for so long is ended too")

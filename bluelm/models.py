@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bluelm.catalog import CHECKPOINTS, Checkpoint, lookup
 from bluelm.download import manifest
-from bluelm.errors import CheckpointError, NotFound, SettingError
+from bluelm.errors import BlueLMError, CheckpointError, NotFound, SettingError
 from bluelm.types import ModelKind
 
 if TYPE_CHECKING:
@@ -70,6 +71,27 @@ def find(settings: Settings) -> Path | None:
         if local.state is State.PARTIAL:
             log.warning("%s is left out: %s", local.folder, unfinished(local))
     return None
+
+
+def on_disk(settings: Settings) -> list[str]:
+    """What settings.model may name here: paths of whole checkpoints and .gguf files, then "demo".
+
+    They are looked for where downloads are, and beside the one that the settings name.
+    """
+    given = None
+    with suppress(BlueLMError):
+        given = find(settings)
+    found = [] if given is None else [given]
+    for place in dict.fromkeys((*roots(), *(path.parent for path in found))):
+        with suppress(OSError):
+            found += [path for path in sorted(place.iterdir()) if path not in found and _can_be_served(path)]
+    return [*map(str, found), DEMO]
+
+
+def _can_be_served(path: Path) -> bool:
+    if path.suffix == ".gguf":
+        return path.is_file()
+    return (path / "config.json").is_file() and inspect(path)[0] is State.COMPLETE
 
 
 def look(checkpoint: Checkpoint, *places: Path) -> Local:

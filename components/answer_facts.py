@@ -11,6 +11,7 @@ import streamlit as st
 from bluelm.conversation import Status, Turn
 from bluelm.errors import PromptTooLong
 from bluelm.types import FinishReason, Usage
+from components import demo
 from components.i18n import Language, explain, language, tell, word
 
 __all__ = ["details", "draw", "facts"]
@@ -37,7 +38,9 @@ def draw(turn: Turn, *, plain: bool = False) -> None:
     elif not turn.answer.strip():
         st.caption(tell("mark.empty"))
     if turn.finish_reason is FinishReason.LENGTH and not plain:
-        st.caption(":material/content_cut: " + tell("mark.length"))
+        st.caption(":material/content_cut: " + tell("mark.length.demo" if demo.on() else "mark.length"))
+    if demo.on():
+        return
     if line := facts(turn, language()):
         st.caption(line, help=details(turn, language()))
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from bluelm.errors import StorageError
 from bluelm.store import Entry, conversations
-from components import chat_dialogs, i18n
+from components import chat_dialogs, demo, i18n
 from components.i18n import tell
 from components.reader import owner
 
@@ -25,10 +25,11 @@ def draw(current: str, open_one: Callable[[str], None], forget: Callable[[], Non
             tell("chats.search"), key=SEARCH, placeholder=tell("chats.search"), icon=":material/search:",
             label_visibility="collapsed",
         )  # fmt: skip
-        st.button(
-            tell("chats.files"), key="icon_chats_files", icon=":material/import_export:", type="tertiary",
-            help=tell("chats.files"), on_click=chat_dialogs.ask, args=("files",),
-        )  # fmt: skip
+        if not demo.on():
+            st.button(
+                tell("chats.files"), key="icon_chats_files", icon=":material/import_export:", type="tertiary",
+                help=tell("chats.files"), on_click=chat_dialogs.ask, args=("files",),
+            )  # fmt: skip
     _undo_bar()
     store = conversations()
     limit = st.session_state.setdefault(SHOWN, PAGE)
@@ -51,7 +52,8 @@ def _row(entry: Entry, is_current: bool, open_one: Callable[[str], None], forget
             _plain_label(entry.title) or tell("chats.untitled"), key=f"open_{entry.id}", type="tertiary",
             icon=":material/keep:" if entry.pinned else None, on_click=open_one, args=(entry.id,), width="stretch",
         )  # fmt: skip
-        options = ["unpin" if entry.pinned else "pin", "rename", "share", "export", "delete"]
+        files = [] if demo.on() else ["share", "export"]
+        options = ["unpin" if entry.pinned else "pin", "rename", *files, "delete"]
         key = f"menu_{entry.id}"
         st.menu_button(
             tell("chats.menu", title=_plain_label(entry.title)), options, key=key, type="tertiary",

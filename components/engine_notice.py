@@ -6,6 +6,7 @@ import streamlit as st
 
 from bluelm.engine import Engine
 from bluelm.types import EngineState, Phase
+from components import demo
 from components.i18n import tell
 
 __all__ = ["watch"]
@@ -29,10 +30,10 @@ def _notice(state: EngineState) -> None:
     with st.container(border=True, gap="small", key="engine_notice"):
         st.markdown(f"**{tell(f'engine.{state.phase}')}**")
         if state.phase is Phase.DOWN:
-            st.caption(tell("engine.down.sub"))
-            if state.detail:
+            st.caption(tell("engine.down.demo" if demo.on() else "engine.down.sub"))
+            if state.detail and not demo.on():
                 st.code(state.detail, language=None, wrap_lines=True)
         else:
             progress = min(1.0, max(0.0, state.progress))
-            st.progress(progress, text=f"{state.detail} {progress:.0%}".strip())
+            st.progress(progress, text=f"{progress:.0%}" if demo.on() else f"{state.detail} {progress:.0%}".strip())
             st.caption(tell(f"engine.{state.phase}.sub"))

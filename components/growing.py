@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamlit.delta_generator import DeltaGenerator
 
+from components import i18n
 from components.blocks import BlockSplitter, part_end
 from components.i18n import tell
 from components.markdown import code_block, render
@@ -37,6 +38,7 @@ class GrowingAnswer:
         self._body = body
         self._splitter = BlockSplitter()
         self._finished = 0
+        self._place = 0
         self._begin_block()
         self.feed(begun_with)
         if not self._splitter.tail.strip():
@@ -50,6 +52,12 @@ class GrowingAnswer:
                 self._begin_block()
         if text and self._splitter.tail.strip():
             self._draw_open()
+
+    def tell_place(self, place: int) -> None:
+        """While nothing is written: the place in the queue, from 1; 0 where there is none."""
+        if place != self._place and not self._splitter.tail.strip():
+            self._place = place
+            self._slot.caption(tell("queue.place", place=i18n.nth(place)) if place else tell("thinking"))
 
     @property
     def pause_s(self) -> float:

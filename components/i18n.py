@@ -42,6 +42,14 @@ def word(key: str, to: Language, /, **values: Any) -> str:
     return STRINGS[to][key].format(**values)
 
 
+def nth(place: int, to: Language | None = None) -> str:
+    """A place in a row: 3rd, or in Chinese 3."""
+    if (to or language()) == "zh":
+        return str(place)
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
 def tell(key: str, /, **values: Any) -> str:
     """The text of `key` in the reader's language."""
     return word(key, language(), **values)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from bluelm.conversation import Status, Turn, Versions
-from components import answer_dialogs, copy_button
+from components import answer_dialogs, copy_button, demo
 from components.i18n import tell
 
 __all__ = ["Wish", "draw_answer", "draw_editor", "draw_question", "editing", "stop_editing"]
@@ -60,7 +60,8 @@ def draw_answer(turn: Turn, ready: bool, is_last: bool, wish: Wish) -> None:
         else:
             key = "again" if is_last else f"again_{id}"
             _icon("regenerate", key, ":material/refresh:", wish, ("regenerate", id), ready)
-        answer_dialogs.buttons(turn)
+        if not demo.on():
+            answer_dialogs.buttons(turn)
         if is_last and turn.can_go_on:
             st.button(tell("continue"), key="go_on", icon=":material/arrow_forward:", on_click=wish,
                       args=("go_on", id), disabled=not ready)  # fmt: skip

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import streamlit as st
 
 from bluelm.types import ModelKind
-from components import habits, style
+from components import demo, habits, links, style
 from components.engine_handle import engine
 from components.i18n import tell
 
-HERE = Path(__file__).resolve().parent
-PAGES = HERE.parent / "pages"
-ICON = str(HERE / "icon.svg")  # a named icon would be fetched from the internet
-
-st.set_page_config(page_title=tell("app"), page_icon=ICON, layout="centered")
-style.draw()
+st.set_page_config(page_title=tell("app"), page_icon=links.ICON, layout="centered")
+style.draw(large=demo.on())
 habits.draw()
 
 # A base model cannot chat. Which kind it is shows once it is known, at the latest when the notice of its loading ends.
 model = engine().state().model
 if "share" in st.query_params:
-    page = st.Page(PAGES / "shared.py", title=tell("page.shared"), icon=":material/link:", default=True)
-elif model is not None and model.kind is ModelKind.BASE:
-    page = st.Page(PAGES / "complete.py", title=tell("page.complete"), icon=":material/edit_note:", default=True)
+    pages = [links.shared()]
 else:
-    page = st.Page(PAGES / "chat.py", title=tell("page.chat"), icon=":material/chat:", default=True)
-st.navigation([page]).run()
+    pages = [links.main(plain=model is not None and model.kind is ModelKind.BASE)]
+    if not demo.on():
+        pages.append(links.status())
+st.navigation(pages, position="hidden").run()

@@ -12,10 +12,10 @@ from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
 from bluelm.store.rows import Settings
 from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
-from components import address, chats, i18n, presets, sign_out, token_view
+from components import address, chats, demo, i18n, links, presets, sign_out, token_view
 from components.i18n import tell
 
-__all__ = ["Sidebar", "Wishes", "draw"]
+__all__ = ["Sidebar", "Wishes", "draw", "languages"]
 
 ANSWER_LENGTH = 512  # to start from, where the model's own defaults name none
 CONTINUATION_LENGTH = 128  # the same for a base model, which hardly ever ends by itself
@@ -37,7 +37,7 @@ class Sidebar:
     wishes: Wishes
     model: ModelInfo | None
     _list: DeltaGenerator
-    _meter: DeltaGenerator
+    _meter: DeltaGenerator | None
     _new_chat: Callable[[], None]
 
     def finish(self, view: View | None) -> None:
@@ -45,7 +45,7 @@ class Sidebar:
         with self._list:
             plain = self.model is not None and self.model.kind is ModelKind.BASE
             chats.draw(view.id if view else "", address.open_one, self._new_chat, plain=plain)
-        if self.model is not None:
+        if self.model is not None and self._meter is not None:
             with self._meter:
                 _context_meter(self.model, view)
 
@@ -56,6 +56,8 @@ def draw(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
         base = model is not None and model.kind is ModelKind.BASE
         new = tell("new.text" if base else "new")
         st.button(new, key="new_chat", on_click=new_chat, icon=":material/edit_square:", width="stretch")
+        if demo.on():
+            return _for_an_audience(model, new_chat)
         listed, settings = st.tabs([tell("chats"), tell("settings")])
         place = listed.container(gap="small")
         with settings:
@@ -64,12 +66,24 @@ def draw(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
             meter = st.container()
             if model is not None:
                 _model_card(model)
-            _languages()
+            links.to_status()
+            languages()
             sign_out.draw()
     return Sidebar(wishes, model, place, meter, new_chat)
 
 
-def _languages() -> None:
+def _for_an_audience(model: ModelInfo | None, new_chat: Callable[[], None]) -> Sidebar:
+    """Their conversations and the language: there is nothing to be set."""
+    place = st.container(gap="small")
+    with st.container(key="sidebar_foot"):
+        languages()
+        sign_out.draw()
+    return Sidebar(Wishes(SamplingParams() if model is None else demo.params(model)), model, place, None, new_chat)
+
+
+def languages() -> None:
+    """The choice of a language. Set anew each time: what another page's widget held is not this one's."""
+    st.session_state[i18n.KEY] = i18n.language()
     st.segmented_control(
         tell("language"), list(i18n.LANGUAGES), format_func=lambda code: i18n.LANGUAGES[code], key=i18n.KEY,
         required=True, label_visibility="collapsed", on_change=i18n.remember, persist_state="session",

@@ -96,6 +96,12 @@ div:has(> .st-key-sidebar_foot) { margin-top: auto; }
   .stChatMessage > [data-testid="stChatMessageAvatarCustom"] { display: none; } /* room for the text */
   .st-key-welcome { padding-top: 6vh; }
 }
+.chart_title { display: flex; justify-content: space-between; flex-wrap: wrap; font-size: 0.9rem; gap: 0 0.75rem; }
+.facts_table { width: 100%; border-collapse: collapse; font-size: 0.9rem; }
+.facts_table th, .facts_table td { padding: 0.35rem 0.5rem; border-bottom: 1px solid rgba(128, 138, 160, 0.25);
+  text-align: left; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.facts_table th { font-weight: 500; opacity: 0.75; width: 40%; }
+.st-key-status_figures > * { flex: 1 1 7rem; min-width: 7rem; }
 .left_out { display: flex; align-items: center; gap: 0.75rem; font-size: 0.8rem; opacity: 0.7; }
 .left_out::before, .left_out::after { content: ""; flex: 1; border-top: 1px dashed currentColor; }
 .left_out span { max-width: 75%; text-align: center; }
@@ -104,6 +110,16 @@ div:has(> .st-key-sidebar_foot) { margin-top: auto; }
 """
 
 
-def draw() -> None:
-    """Put the style on the page."""
-    st.html(CSS)
+LARGE = """
+<style>
+html { font-size: 20px !important; }
+@media (max-width: 640px) { html { font-size: 18px !important; } }
+.st-key-welcome h2 { font-size: 2.25rem; }
+.st-key-welcome button { min-height: 4rem; }
+</style>
+"""
+
+
+def draw(*, large: bool = False) -> None:
+    """Put the style on the page. large: for an audience."""
+    st.html(CSS + LARGE if large else CSS)

@@ -68,6 +68,8 @@ def follow(generation: Generation | None, body: DeltaGenerator, begun_with: str 
         except BlueLMError:  # is told in its turn
             return
         seen += len(chunks)
+        if not seen:
+            growing.tell_place(generation.place)
         growing.feed("".join(chunk.text for chunk in chunks))
         if chunks and chunks[-1].finish_reason:
             return

@@ -11,7 +11,7 @@ from bluelm.conversation import Conversation
 from bluelm.errors import Conflict
 from bluelm.store import conversations
 from bluelm.types import Phase
-from components import address, answer_dialogs, engine_notice, prompt_library, sidebar, transcript, welcome
+from components import address, answer_dialogs, demo, engine_notice, prompt_library, sidebar, transcript, welcome
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 from components.reader import owner
@@ -81,7 +81,8 @@ def draw_page() -> None:
     name = state.model.id if state.model else ""
 
     st.caption(f"**{tell('app')}** · {name}" if name else f"**{tell('app')}**")
-    welcome.demo_line(state.model)
+    if not demo.on():
+        welcome.demo_line(state.model)
     place = None
     if view is None or view.last is None:
         welcome.draw(state.model, ready, lambda text: wish("ask", text))
@@ -90,14 +91,16 @@ def draw_page() -> None:
     with st.bottom:
         engine_notice.watch(engine, state)
         with st.container(horizontal=True, gap="small", key="above_input"):
-            prompt_library.draw_button()
+            if not demo.on():
+                prompt_library.draw_button()
             if view is not None and view.busy and conversation is not None:
                 stop = conversation.stop
                 st.button(tell("stop"), key="stop", icon=":material/stop_circle:", on_click=stop, shortcut="Esc")
     hint = tell("input", model=name) if ready else tell("input.loading")
     st.chat_input(hint, key=INPUT, on_submit=wish_typed, disabled=not ready)
-    prompt_library.draw(wish)
-    if conversation is not None and view is not None:
+    if not demo.on():
+        prompt_library.draw(wish)
+    if conversation is not None and view is not None and not demo.on():
         answer_dialogs.draw(conversation, view, engine)
     if view is not None and view.last is not None and view.busy and place is not None:
         transcript.follow(view.running, place, view.last.answer)

@@ -17,19 +17,22 @@ def main() -> None:
     os.chdir(ROOT)
     address, port = where()
     check_free(address, port)
-    model, options = wanted(sys.argv[1:])
+    model, demo, options = wanted(sys.argv[1:])
     if model:
         os.environ["BLUELM_MODEL"] = str(Path(model).expanduser())
+    if demo:
+        os.environ["BLUELM_DEMO"] = demo
     print(f"Starting BlueLM Chat on http://{address}:{port} (Ctrl-C ends it).", flush=True)
     serve([f"--server.port={port}", *options])
 
 
-def wanted(args: list[str]) -> tuple[str, list[str]]:
-    """The model: --model first, then MODEL ("" for neither); and the options that are for Streamlit."""
+def wanted(args: list[str]) -> tuple[str, str, list[str]]:
+    """The model: --model first, then MODEL ("" for neither); demo mode: --demo or DEMO; the options for Streamlit."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default=os.environ.get("MODEL", ""))
+    parser.add_argument("--demo", action="store_const", const="1", default=os.environ.get("DEMO", ""))
     given, options = parser.parse_known_args(args)
-    return given.model, options
+    return given.model, given.demo, options
 
 
 def serve(options: list[str]) -> None:

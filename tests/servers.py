@@ -141,6 +141,8 @@ class FakeControls:
         slots: int | None = None,
         places: int | None = None,
         load_s: float | None = None,
+        failed: str = "",
+        trouble: str = "",
         phase: str | None = None,
         progress: float = 0.0,
         detail: str = "",
@@ -149,7 +151,8 @@ class FakeControls:
         waits: float | None = None,
     ) -> None:
         """answer: pieces of every answer from now on ([] for saying the prompt back). pause: seconds between pieces.
-        slots: answers at a time, others are refused; places: the same, but others wait. load_s: what a restart takes.
+        slots: answers at a time, others are refused; places: the same, but others wait. load_s: what a
+        restart takes. failed, trouble: of EngineState.
         phase, progress, detail: of EngineState. model: fields of ModelInfo to change.
         fail_after: answers die after so many pieces (-1: no more). waits: seconds that submit takes.
         """
@@ -166,6 +169,8 @@ class FakeControls:
             fake.slots = slots
         if places is not None:
             fake.places = places
+        if failed:
+            fake.now = replace(fake.now, failed=failed, trouble=trouble)
         if load_s is not None:
             fake.load_s = load_s
         if model is not None:

@@ -164,7 +164,8 @@ def test_the_flag_for_the_model_comes_before_the_variable(monkeypatch: pytest.Mo
     from scripts.run import wanted
 
     monkeypatch.delenv("MODEL", raising=False)
-    assert wanted(["--server.address=0.0.0.0"]) == ("", ["--server.address=0.0.0.0"])
+    assert wanted(["--server.address=0.0.0.0"]) == ("", "", ["--server.address=0.0.0.0"])
     monkeypatch.setenv("MODEL", "demo")
-    assert wanted([]) == ("demo", [])
-    assert wanted(["--model", "chat-32k", "--theme.base=dark"]) == ("chat-32k", ["--theme.base=dark"])
+    assert wanted([]) == ("demo", "", [])
+    assert wanted(["--model", "chat-32k", "--theme.base=dark"]) == ("chat-32k", "", ["--theme.base=dark"])
+    assert wanted(["--demo"]) == ("demo", "1", [])
