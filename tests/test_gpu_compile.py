@@ -35,9 +35,9 @@ POINTERS = {
     "*i64": {"seeds"},
     "*u8": {"seen"},
 }
-POINTERS["*fp32"] |= {"greatest", "race", "sums", "scales"}
+POINTERS["*fp32"] |= {"greatest", "race", "sums", "scales", "changed", "added", "presences", "frequencies"}
 POINTERS["*i16"] = {"words"}
-POINTERS["*i32"] |= {"steps", "order"}
+POINTERS["*i32"] |= {"steps", "order", "adds"}
 SCALARS = {"scale": "fp32", "eps": "fp32", "rows": "i32", "width": "i32"}
 MODEL = {"HEADS": 32, "D": 128, "SIZE": 16, "BLOCKS": 128}
 PRODUCT = {"N": 4096, "K": 4096, "BK": 128, "STAGES": 3, "AHEAD": 1024}
