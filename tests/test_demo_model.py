@@ -118,3 +118,18 @@ def test_an_exact_row_in_four_bits_is_the_same_to_the_last_bit_in_any_company(
             step(scheduler, runner)
         texts.append(ours.tokens)
     assert texts[0] == texts[1]
+
+
+def test_a_prompt_known_from_the_cache_goes_on_with_the_same_text_in_four_bits(
+    file: GGUFFile, tokenizer: Tokenizer
+) -> None:
+    """Only its last tokens are computed then: few, but multiplied as the whole prompt was."""
+    scheduler, runner = engine_parts(llama(file, torch.bfloat16), step_tokens=256)
+    for asked in prompts(tokenizer):
+        texts = []
+        for name in ("new", "known"):
+            scheduler.add(each := row(name, asked, 12))
+            while not scheduler.idle:
+                step(scheduler, runner)
+            texts.append(each.tokens)
+        assert each.cached and texts[0] == texts[1]

@@ -48,7 +48,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LOADS_TORCH = {
     f"bluelm.engine.{name}"
     for name in (
-        *("model", "kernels", "attention", "sampler", "weights", "runner", "linear", "gguf_weights", "quantized"),
+        *(
+            "model",
+            "kernels",
+            "attention",
+            "kept",
+            "sampler",
+            "weights",
+            "runner",
+            "linear",
+            "gguf_weights",
+            "quantized",
+        ),
         *("checkpoint", "folder_config", "folder_weights", "rounding", "selftest", "tensor_file", "traced", "upload"),
     )
 } | {"bluelm.export.packed", "bluelm.export.weights"}

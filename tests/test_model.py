@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bluelm.engine import kept
 from bluelm.engine.model import Llama
 from bluelm.engine.weights import from_state_dict
 from bluelm.errors import CheckpointError
@@ -97,22 +98,29 @@ def test_the_same_seed_gives_the_same_text_in_any_company(temperature, top_p, to
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("count", [3, 12])
-def test_decoding_by_a_trace_changes_no_bit(dtype: torch.dtype, count: int) -> None:
+def test_decoding_by_a_trace_and_side_by_side_changes_no_bit(
+    dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors = {name: t.to(dtype) for name, t in tiny_llama(kv_heads=2)[1].state_dict().items()}
     config, rows = tiny_llama(kv_heads=2)[0].config, []
     model = Llama(config, from_state_dict(config, tensors))
     caches = []
-    for traces in (model._traced, {}):
+    for traces, most in ((model._traced, kept.MOST), ({}, kept.MOST), ({}, 0)):
         model._traced = traces
+        monkeypatch.setattr(kept, "MOST", most)
         scheduler, runner = engine_parts(model)
         rows.append([row(str(i), prompt, 30) for i, prompt in enumerate(prompts(count, seed=2))])
-        for each in rows[-1]:
+        for each in rows[-1][1:]:
             scheduler.add(each)
+        step(scheduler, runner)
+        step(scheduler, runner)
+        scheduler.add(rows[-1][0])
         while not scheduler.idle:
             step(scheduler, runner)
         caches.append(runner.cache)
-    assert [each.tokens for each in rows[0]] == [each.tokens for each in rows[1]]
-    assert torch.equal(caches[0].keys, caches[1].keys) and torch.equal(caches[0].values, caches[1].values)
+    for other, cache in zip(rows[1:], caches[1:], strict=True):
+        assert [each.tokens for each in rows[0]] == [each.tokens for each in other]
+        assert torch.equal(caches[0].keys, cache.keys) and torch.equal(caches[0].values, cache.values)
 
 
 def test_a_missing_or_misshapen_tensor_is_named() -> None:

@@ -30,13 +30,14 @@ class Span:
 class RowGroup:
     """One token each of answers that are padded to one length: tokens first .. first+count-1 of the step.
 
-    slots: [count, padded] int64, the answers' cache slots, padded with any; mask: [count, 1, 1, padded], what is added
-    to the scores (-inf where attention does not look), or bool, True where it looks.
+    slots: [count, padded] int64, the answers' cache slots, padded with any; None: the cache holds them side by side.
+    mask: [count, 1, 1, padded], what is added to the scores (-inf where attention does not look), or bool, True where
+    it looks.
     """
 
     first: int
     count: int
-    slots: Tensor
+    slots: Tensor | None
     mask: Tensor
 
 
@@ -84,14 +85,14 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, step: Step) -> 
 
 
 def _rows(query: Tensor, keys: Tensor, values: Tensor, group: RowGroup) -> Tensor:
-    rows, longest = group.slots.shape
-    _, kv_heads, dim = keys.shape
-    flat = group.slots.reshape(-1)
-    k = keys.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
-    v = values.index_select(0, flat).view(rows, longest, kv_heads, dim).transpose(1, 2)
+    rows, kv_heads = group.mask.shape[0], keys.shape[1]
+    if group.slots is not None:
+        flat = group.slots.reshape(-1)
+        keys, values = keys.index_select(0, flat), values.index_select(0, flat)
+    k, v = (each.unflatten(0, (rows, -1)).transpose(1, 2) for each in (keys, values))
     # The heads that share a key head stand where a sequence of queries would: no copy of keys per head is needed.
-    q = query.reshape(rows, kv_heads, -1, dim)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).reshape(rows, -1)
+    q = query.unflatten(1, (kv_heads, -1))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask).flatten(1)
 
 
 def _span(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:

@@ -6,6 +6,7 @@ The matrices that read the same input are fused at load: query, key and value in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bluelm.engine.attention import Step, paged_attention
-from bluelm.engine.linear import FEW, PIECE, Linear
+from bluelm.engine.linear import FEW, PIECE, Linear, of_form
 from bluelm.engine.traced import Traced
 
 
@@ -112,17 +113,41 @@ class Weights:
 
 
 class KVCache:
-    """Keys and values of every layer: [slots, kv_heads, head_dim] each."""
+    """Keys and values of every layer: [layers, slots, kv_heads, head_dim] each."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, config: LlamaConfig, slots: int, like: Tensor) -> None:
         shape = (config.layers, slots, config.kv_heads, config.head_dim)
         self.keys, self.values = zeros(shape, like), zeros(shape, like)
+
+    @property
+    def slots(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def slot_bytes(self) -> int:
+        """What a token takes."""
+        layers, _, kv_heads, head_dim = self.keys.shape
+        return 2 * layers * kv_heads * head_dim * self.keys.element_size()
 
     def resize(self, slots: int) -> None:
         """Another number of slots; what they held is gone."""
         layers, _, kv_heads, head_dim = self.keys.shape
         shape = (layers, slots, kv_heads, head_dim)
         self.keys, self.values = zeros(shape, self.keys), zeros(shape, self.keys)
+
+    def gathered(self, slots: Tensor) -> KVCache:
+        """A cache with what these slots [n] hold, one behind the other."""
+        found = copy(self)
+        found.keys, found.values = self.keys.index_select(1, slots), self.values.index_select(1, slots)
+        return found
+
+    def copy(self, other: KVCache, theirs: Tensor, slots: Tensor) -> None:
+        """Take what another cache holds in slots `theirs` into these."""
+        self.keys.index_copy_(1, slots, other.keys.index_select(1, theirs))
+        self.values.index_copy_(1, slots, other.values.index_select(1, theirs))
 
 
 def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -144,6 +169,8 @@ class Llama:
         self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(weights.norm)
         self._norms = [(doubled(layer.input_norm), doubled(layer.post_norm)) for layer in weights.layers]
         self._last_norm = doubled(weights.norm)
+        # A prompt's last few tokens, where the others were in the cache, are multiplied as in the whole prompt.
+        self._for_spans = [layer.with_matrices(lambda each: of_form(each, few=False)) for layer in weights.layers]
         on_cpu = weights.norm.device.type == "cpu"
         self._traced = {few: Traced(self._last, weights.layers, few=few) for few in (True, False)} if on_cpu else {}
 
@@ -151,10 +178,11 @@ class Llama:
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [k, vocab] of the step's sampled tokens; the step's keys and values are added to the cache."""
         count = len(step.tokens)
-        if self._traced and step.only_rows and count <= PIECE:
+        if self._traced and step.only_rows and step.groups[0].slots is None and count <= PIECE:
             last = self._traced[count <= FEW](step, cache)
         else:
-            last = self._last(self.weights.layers, step, cache.keys, cache.values)
+            layers = self._for_spans if step.spans else self.weights.layers
+            last = self._last(layers, step, cache.keys, cache.values)
         return self.weights.lm_head(last)
 
     def _last(self, layers: Sequence[Layer], step: Step, keys: Tensor, values: Tensor) -> Tensor:
@@ -189,8 +217,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     It is the first half of the LayerNorm of (x, -x), whose mean is 0: PyTorch has a kernel for that on a CPU, while its
     own rms_norm is ten operations there.
     """
-    both = torch.cat((x, -x), dim=-1)
-    return F.layer_norm(both, both.shape[-1:], weight, None, eps)[..., : x.shape[-1]].contiguous()
+    both, width = torch.cat((x, -x), dim=-1), len(weight)  # len: a plain number, also in a trace
+    return F.layer_norm(both, (width,), weight, None, eps)[..., : width // 2].contiguous()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

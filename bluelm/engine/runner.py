@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from bluelm.engine.attention import RowGroup, Span, Step, padded_length
+from bluelm.engine.kept import Kept
 from bluelm.engine.likely import Likely
 from bluelm.engine.linear import FEW
 from bluelm.engine.memory import step_fits
@@ -36,17 +38,19 @@ class Runner:
         self.likely: dict[str, Likely] = {}
         self.blocks = blocks
         self.cache = KVCache(model.config, max(blocks, 1) * block_size, model.weights.norm)
+        self._kept = Kept()
 
     def open(self, blocks: int) -> None:
         """Make the cache. Until then all rows are in block 0."""
         self.blocks = blocks
         self.cache.resize(blocks * self.block_size)
+        self._kept.forget()
 
     @torch.inference_mode()
     def run_for_logits(self, pieces: Sequence[Piece]) -> tuple[list[int | None], Tensor]:
         """`run`, and what the tokens were taken from: [pieces, vocab] float32. All sample; all are prompts, or all are
         single tokens of rows of one length."""
-        logits = self.model.forward(self._step(pieces), self.cache)[:, : self.vocab].float()
+        logits = self._forward(pieces)[:, : self.vocab].float()
         return [self._sample(row.clone(), piece.row) for row, piece in zip(logits, pieces, strict=True)], logits
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
@@ -60,9 +64,21 @@ class Runner:
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.likely = {}
         ordered = sorted(pieces, key=_place)
-        logits = iter(self.model.forward(self._step(ordered), self.cache)[:, : self.vocab])
-        tokens = {piece.row.id: self._sample(next(logits), piece.row) for piece in ordered if piece.samples}
+        logits = self._forward(ordered)[:, : self.vocab]
+        rows = [piece.row for piece in ordered if piece.samples]
+        if all(map(_is_plain, rows)):
+            sampled = _greedy(logits)
+        else:
+            sampled = [self._sample(each, row) for each, row in zip(logits, rows, strict=True)]
+        tokens = {row.id: token for row, token in zip(rows, sampled, strict=True)}
         return [tokens.get(piece.row.id) for piece in pieces]
+
+    def _forward(self, pieces: Sequence[Piece]) -> Tensor:
+        step = self._step(pieces)
+        if step.only_rows and self.device.type == "cpu":
+            return self._kept.compute(self.model.forward, step, pieces, self.cache)
+        self._kept.forget()
+        return self.model.forward(step, self.cache)
 
     def _sample(self, logits: Tensor, row: Row) -> int:
         logits, params = logits.float(), row.params
@@ -131,6 +147,20 @@ class Runner:
 
     def _ids(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether the row's next token is the likeliest, and nothing else is asked."""
+    params = row.params
+    greedy = params.temperature == 0.0 and params.repetition_penalty == 1.0 and not params.adds
+    return greedy and params.logprobs is None and row.guide is None
+
+
+def _greedy(logits: Tensor) -> list[int]:
+    """The likeliest token of each row of logits [rows, vocab], all at once."""
+    values, ids = logits.float().max(dim=1)
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [index if math.isfinite(value) else FAILED for index, value in pairs]
 
 
 def _place(piece: Piece) -> tuple[bool, int]:

@@ -24,7 +24,8 @@ Compute = Callable[[Sequence["Layer"], Step, Tensor, Tensor], Tensor]
 
 
 class Traced:
-    """`compute(layers, step, keys, values)` for steps of one row group, with up to FEW rows or with more."""
+    """`compute(layers, step, keys, values)` for one row group that the cache holds side by side, with up to FEW
+    rows or with more."""
 
     def __init__(self, compute: Compute, layers: Sequence[Layer], *, few: bool) -> None:
         self._compute = compute
@@ -37,7 +38,7 @@ class Traced:
     def __call__(self, step: Step, cache: KVCache) -> Tensor:
         group = step.groups[0]
         given = (
-            step.tokens, step.positions, step.slots, step.sampled, group.slots, group.mask, cache.keys, cache.values,
+            step.tokens, step.positions, step.slots, step.sampled, group.mask, cache.keys, cache.values,
             *self._blocked,
         )  # fmt: skip
         with warnings.catch_warnings(), torch.jit.optimized_execution(False):  # else the first calls are slow
@@ -47,8 +48,8 @@ class Traced:
             return self._trace(*given)
 
     def _run(
-        self, tokens: Tensor, positions: Tensor, slots: Tensor, sampled: Tensor, read: Tensor, mask: Tensor,
-        keys: Tensor, values: Tensor, *blocked: Tensor,
+        self, tokens: Tensor, positions: Tensor, slots: Tensor, sampled: Tensor, mask: Tensor, keys: Tensor,
+        values: Tensor, *blocked: Tensor,
     ) -> Tensor:  # fmt: skip
         left = iter(blocked)
 
@@ -57,5 +58,5 @@ class Traced:
 
         layers = [layer.with_matrices(given) for layer in self._layers]
         return self._compute(
-            layers, Step(tokens, positions, slots, (RowGroup(0, len(tokens), read, mask),), (), sampled), keys, values
+            layers, Step(tokens, positions, slots, (RowGroup(0, len(tokens), None, mask),), (), sampled), keys, values
         )
