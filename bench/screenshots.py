@@ -9,10 +9,14 @@ fake of the tests, which says what it is told.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -139,12 +143,40 @@ def draw_sidebar(page: Page, server: Server, language: str) -> None:
     page.wait_for_timeout(800)
 
 
+def draw_demo(page: Page, server: Server, language: str) -> None:
+    ask(page, server, *EARLIER[language])
+    finished(page)
+
+
+def draw_status(page: Page, server: Server, language: str) -> None:
+    """After a minute with clients that come and go."""
+    server.fake(answer=pieces(ANSWERS[language] * 2), pause=0.02, places=6)
+    with ThreadPoolExecutor(12) as clients:
+        for number in range(110):
+            clients.submit(_ask_as_program, server.url, number)
+        page.goto(server.url + "/status")
+        page.get_by_text("1 min", exact=True).click()
+        page.wait_for_timeout(56_000)
+        page.screenshot(path=FOLDER / "status.png")
+        clients.shutdown(cancel_futures=True)
+    server.fake(places=32)
+
+
+def _ask_as_program(url: str, number: int) -> None:
+    time.sleep(0.6 * (number % 12))
+    body = {"messages": [{"role": "user", "content": str(number)}], "max_tokens": 90 + number * 37 % 200}
+    data = json.dumps(body).encode()
+    urlopen(Request(f"{url}/v1/chat/completions", data, {"Content-Type": "application/json"})).read()
+
+
 @dataclass(frozen=True)
 class Shot:
     draw: Callable[[Page, Server, str], None]
     language: str = "en"
     scheme: str = "light"
     phone: bool = False
+    demo: bool = False  # in demo mode
+    tall: bool = False
 
 
 SHOTS = {
@@ -157,6 +189,8 @@ SHOTS = {
     "streaming": Shot(draw_streaming),
     "versions": Shot(draw_settings),
     "prompts": Shot(draw_prompts),
+    "status": Shot(draw_status, tall=True),
+    "demo-mode": Shot(draw_demo, demo=True),
     "phone": Shot(draw_chat, phone=True),
     "phone-sidebar-zh-dark": Shot(draw_sidebar, "zh", "dark", phone=True),
 }
@@ -168,7 +202,7 @@ def take(browser: Browser, server: Server, name: str) -> Path:
     context = browser.new_context(
         locale={"en": "en-US", "zh": "zh-CN"}[shot.language],
         color_scheme="dark" if shot.scheme == "dark" else "light",
-        viewport={"width": 390, "height": 780} if shot.phone else {"width": 1200, "height": 800},
+        viewport={"width": 390, "height": 780} if shot.phone else {"width": 1200, "height": 980 if shot.tall else 800},
         is_mobile=shot.phone,
         has_touch=shot.phone,
         device_scale_factor=1.5 if shot.phone else 1,
@@ -178,7 +212,8 @@ def take(browser: Browser, server: Server, name: str) -> Path:
     expect(page.locator(BOX)).to_be_enabled()
     shot.draw(page, server, shot.language)
     path = FOLDER / f"{name}.png"
-    page.screenshot(path=path)
+    if shot.draw is not draw_status:  # that one is taken while its clients are at work
+        page.screenshot(path=path)
     context.close()
     server.wait_idle(60)
     return path
@@ -190,13 +225,17 @@ def main() -> None:
     names = parser.parse_args().names or list(SHOTS)
     expect.set_options(timeout=30_000)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright, serve(model=MODEL) as server:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGS.split()
         )
-        for name in names:
-            path = take(browser, server, name)
-            print(f"{path.name}: {path.stat().st_size / 1000:.0f} KB", flush=True)
+        for demo in (False, True):
+            if not (some := [name for name in names if SHOTS[name].demo is demo]):
+                continue
+            with serve(model=MODEL, env={"BLUELM_DEMO": "1"} if demo else None) as server:
+                for name in some:
+                    path = take(browser, server, name)
+                    print(f"{path.name}: {path.stat().st_size / 1000:.0f} KB", flush=True)
         browser.close()
 
 

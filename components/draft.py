@@ -12,7 +12,9 @@ from streamlit.delta_generator import DeltaGenerator
 from bluelm.conversation import View
 from bluelm.engine import Generation
 from bluelm.errors import BlueLMError
+from components import i18n
 from components.growing import FRAME_S, OPEN_CHARS_PER_S
+from components.i18n import tell
 from components.transcript import rest
 
 __all__ = ["Piece", "cut", "draw", "follow", "pieces"]
@@ -60,13 +62,17 @@ def follow(generation: Generation | None, view: View, place: DeltaGenerator) -> 
     if generation is None:
         rest(time.monotonic() + FRAME_S)
         return
-    seen = 0
+    seen, line = 0, place.empty()
     while True:
         begun = time.monotonic()
         try:
             chunks = generation.wait(seen, FRAME_S)
         except BlueLMError:  # is told below the text
             return
+        if chunks and not seen:
+            line.empty()
+        elif not seen and (place_in_line := generation.place):
+            line.caption(tell("queue.place", place=i18n.nth(place_in_line)))
         seen += len(chunks)
         tail = _joined(tail, "".join(chunk.text for chunk in chunks))
         if sum(len(text) for text, _ in tail) > OPEN_CHARS:

@@ -67,8 +67,8 @@ def _charts(state: EngineState, samples: Sequence[Sample]) -> list[_Chart]:
 def _long(ages: list[float], chart: _Chart) -> pd.DataFrame:
     """One row a point: seconds ago (negative), value, and what it is a value of, in the reader's language."""
     parts = [
-        pd.DataFrame({"age": ages, "value": values, "of": tell(f"status.of.{kind}")})
-        for kind, values in chart.series.items()
+        pd.DataFrame({"age": ages, "value": values, "of": tell(f"status.of.{kind}"), "rank": rank})
+        for rank, (kind, values) in enumerate(chart.series.items())
     ]
     return pd.concat(parts).astype({"age": "float64", "value": "float64"}).dropna()
 
@@ -87,7 +87,7 @@ def _spec(chart: _Chart, minutes: int) -> dict[str, Any]:
         "point": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "clip": True},
     }
     words = [tell(f"status.of.{kind}") for kind in chart.series]
-    scale = {"domainMin": 0} | ({} if chart.top is None else {"domainMax": chart.top})
+    scale = {"zero": True, "nice": True} if chart.top is None else {"domain": [0, chart.top], "nice": False}
     return {
         "mark": marks[chart.mark],
         "encoding": {
@@ -97,6 +97,8 @@ def _spec(chart: _Chart, minutes: int) -> dict[str, Any]:
                   "scale": scale, "axis": {"title": None, "tickCount": 4, "tickMinStep": 1 if chart.whole else 0}},
             "color": {"field": "of", "type": "nominal", "scale": {"domain": words, "range": list(COLOURS)},
                       "legend": None},
+            # The first at the bottom; a line follows the time.
+            "order": {"field": "rank" if chart.mark == "area" else "age", "type": "quantitative"},
             "tooltip": [{"field": "of", "title": " "}, {"field": "value", "format": ",.2~f", "title": " "}],
         },
     }  # fmt: skip

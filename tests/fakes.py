@@ -69,7 +69,7 @@ class FakeEngine:
         self.callers: list[Caller] = []
         self.running: dict[str, threading.Event] = {}
         self._ids = itertools.count(1)
-        self._answered = 0
+        self._answered, self._first_s = 0, 0.0
         self._closed = False
 
     def submit(
@@ -147,9 +147,11 @@ class FakeEngine:
             if params.max_length is not None and made >= params.max_length:
                 reason = FinishReason.LENGTH
                 break
+            if made == 0:
+                self._first_s += time.monotonic() - begun
+                self._answered += 1
             made, self.made = made + 1, self.made + 1
             generation.push(Chunk(piece, tokens=told(piece, params)))
-        self._answered += 1
         usage = Usage(
             prompt_tokens=generation.prompt_tokens, completion_tokens=made, ttft_s=0.01,
             total_s=time.monotonic() - begun + 0.02, seed=generation.seed,
@@ -164,8 +166,11 @@ class FakeEngine:
 
     def state(self) -> EngineState:
         running = min(self.places, len(self.running))
-        totals = Totals(time.monotonic(), self.made, answers=self._answered, first_token_s=0.01 * self._answered)
-        return replace(self.now, running=running, waiting=self.now.waiting + len(self.running) - running, totals=totals)
+        totals = Totals(time.monotonic(), self.made, answers=self._answered, first_token_s=self._first_s)
+        return replace(
+            self.now, running=running, waiting=self.now.waiting + len(self.running) - running, totals=totals,
+            cache_used=self.now.cache_used + 500 * running,
+        )  # fmt: skip
 
     def restart(self) -> None:
         self._load(self.now.checkpoint)
