@@ -4,7 +4,8 @@ const PHONE = window.matchMedia('(max-width: 768px)');
 const BOX = '[data-testid="stChatInputTextArea"]';
 const SEND = '[data-testid="stChatInputSubmitButton"]';
 const STEP = '[class*="st-key-icon_before_"] button, [class*="st-key-icon_after_"] button';
-const GOES_ELSEWHERE = '[class*="st-key-open_"] button, .st-key-new_chat button';
+const GOES_ELSEWHERE = '[class*="st-key-open_"] button, .st-key-new_chat button, '
+  + '[data-testid="stSidebar"] a';
 
 // Enter and Escape that belong to an input method are nobody else's. Safari sends the Enter that ends a composition
 // behind its end, known by its code alone.
