@@ -8,7 +8,8 @@ and so does llama-cpp-python. All take turns, and the median of the rounds count
 sampling settings that the page begins with.
 
 --llama-python: a Python with llama-cpp-python, in an environment of its own, since it is compiled at installation:
-    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON" pip install llama-cpp-python
+    CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --no-binary llama-cpp-python llama-cpp-python
+(on a Xeon with AMX that build crashed, and -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON worked).
 """
 
 from __future__ import annotations
