@@ -76,8 +76,10 @@ def test_a_result_may_name_its_tool(api: Api) -> None:
 @pytest.mark.parametrize(
     ("more", "param", "code"),
     [
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_option"),
-        ({"tool_choice": {"type": "function", "function": {"name": "clock"}}}, "tool_choice", "unsupported_option"),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice", "invalid_parameter"),
+        ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice", "invalid_parameter"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "unsupported_option"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice", "invalid_parameter"),
         ({"tool_choice": "sometimes"}, "tool_choice", "invalid_parameter"),
         ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_option"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_option"),
@@ -268,6 +270,6 @@ def test_openais_client_puts_streamed_calls_together(client: openai.OpenAI) -> N
     ]  # fmt: skip
 
 
-def test_openais_client_is_told_what_cannot_be_forced(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="tool_choice is not supported here"):
-        client.chat.completions.create(model="fake", messages=[USER], tools=[CLOCK], tool_choice="required")
+def test_openais_client_is_told_what_cannot_be_kept(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="parallel_tool_calls is not supported here"):
+        client.chat.completions.create(model="fake", messages=[USER], tools=[CLOCK], parallel_tool_calls=False)

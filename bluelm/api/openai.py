@@ -76,7 +76,7 @@ async def _reply(
 ) -> Response:
     """All choices of all prompts, in this order. echoes: what stands in front of each prompt's choices, if anything."""
     chat = form is not CompletionForm
-    names = {"max_length": asked.limit_name(), "json_schema": "response_format"}
+    names = {"max_length": asked.limit_name(), "json_schema": "tools" if form is ToolForm else "response_format"}
     names |= {"prompt": "messages"} if chat else {}
     each = asked.n or 1
     state = request.app.state.engine().state()

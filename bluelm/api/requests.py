@@ -24,7 +24,7 @@ from bluelm.api.options import (
     must,
     unsupported,
 )
-from bluelm.api.tools import Choice, ManyCalls, ToolCalled, ToolTold, tell_of, told_tools
+from bluelm.api.tools import Choice, ToolCalled, ToolTold, forced, tell_of, told_tools
 from bluelm.errors import InvalidParameter, InvalidRequest, UnsupportedOption
 from bluelm.types import MAX_LOGPROBS, SEED_LIMIT, Message, Prompt, Role, SamplingParams, Tool
 
@@ -239,8 +239,8 @@ class ChatRequest(OpenAIAsked):
         None, description="OpenAI's newer name of max_tokens", json_schema_extra={"minimum": 1}
     )
     tools: list[ToolTold] | None = Field(None, description="what the model may call, if it was trained to")
-    tool_choice: Choice | None = Field(None, description="none: do not tell the model of the tools")
-    parallel_tool_calls: ManyCalls | None = None
+    tool_choice: Choice | None = Field(None, description="none: do not tell of the tools; required, or one: call")
+    parallel_tool_calls: bool | None = Field(None, description="false: one call; only where tool_choice has it called")
     logprobs: bool | None = Field(None, description="tell how likely each token was")
     response_format: Schema | None = Field(None, description="JSON, by a schema if you like, held to token by token")
     top_logprobs: Alternatives | None = Field(None, description="and so many of the likeliest at its place")
@@ -262,7 +262,8 @@ class ChatRequest(OpenAIAsked):
         return self
 
     def sampling(self) -> dict[str, Any]:
-        given = super().sampling() | {"json_schema": self.response_format or ""}
+        calls = forced(self.tools or (), self.tool_choice, self.parallel_tool_calls)
+        given = super().sampling() | {"json_schema": calls or self.response_format or ""}
         return given | {"logprobs": (self.top_logprobs or 0) if self.logprobs else None}
 
     @model_validator(mode="after")

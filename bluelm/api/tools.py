@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from bluelm.api.formats import forced_calls
 from bluelm.api.options import must, unsupported
-from bluelm.errors import InvalidParameter
+from bluelm.errors import InvalidParameter, UnsupportedOption
 from bluelm.prompt import check_messages
 from bluelm.types import Message, Role, Tool, ToolCall
 
-_UNENFORCED = 'what the model calls cannot be forced here; send "auto" or "none".'
+_CHOICES = ("auto", "none", "required")
+_NAMED = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}  # fmt: skip
 
 
-def _free_choice(value: Any) -> Any:
-    if value == "required" or (isinstance(value, dict) and value.get("type") in ("function", "allowed_tools")):
-        raise unsupported(_UNENFORCED)
-    return value
+class Named(NamedTuple):
+    """The choice of one tool."""
+
+    name: str
 
 
-def _not_strict(value: Any) -> Any:
-    if value is True:
-        raise unsupported("arguments cannot be held to a schema here; leave it out.")
-    return value
+def _choice(value: Any) -> Any:
+    match value:
+        case {"type": "allowed_tools"}:
+            raise unsupported("send the tools that are allowed, and no others.")
+        case {"type": "function", "function": {"name": str(name), **others}, **more} if not others and not more:
+            return Named(name)
+        case str() if value in _CHOICES:
+            return value
+    raise must('"auto", "none", "required" or {"type": "function", "function": {"name": "..."}}')
 
 
 def _only_functions(value: Any) -> Any:
     if isinstance(value, str) and value != "function":
         raise unsupported('only tools of the type "function" are known.')
-    return value
-
-
-def _many_calls(value: Any) -> Any:
-    if value is False:
-        raise unsupported("the model may call several tools in one answer; leave it out.")
     return value
 
 
@@ -54,10 +66,8 @@ def _object_text(arguments: str) -> str:
     return arguments
 
 
-Choice = Annotated[Literal["auto", "none"], BeforeValidator(_free_choice), WithJsonSchema({"enum": ["auto", "none"]})]
+Choice = Annotated[str | Named, BeforeValidator(_choice), WithJsonSchema({"anyOf": [{"enum": [*_CHOICES]}, _NAMED]})]
 OnlyFunctions = Annotated[Literal["function"], BeforeValidator(_only_functions)]
-NotStrict = Annotated[bool, BeforeValidator(_not_strict)]
-ManyCalls = Annotated[bool, BeforeValidator(_many_calls)]
 Name = Annotated[str, AfterValidator(_some_name)]
 Arguments = Annotated[str, AfterValidator(_object_text)]
 
@@ -70,7 +80,7 @@ class FunctionTold(_Part):
     name: Name
     description: str | None = Field(None, description="what it is for; the model chooses by it")
     parameters: dict[str, Any] | None = Field(None, description="a JSON schema of its arguments")
-    strict: NotStrict | None = None
+    strict: bool | None = Field(None, description="true: only where tool_choice has it called")
 
 
 class ToolTold(_Part):
@@ -107,6 +117,28 @@ def told_tools(told: Sequence[ToolTold]) -> tuple[Tool, ...]:
             raise InvalidParameter(f"tools[{i}].function.name", one.function.name, "a name that no other tool has")
         seen.add(one.function.name)
     return tuple(one.tool() for one in told)
+
+
+def forced(told: Sequence[ToolTold], choice: str | Named | None, many: bool | None) -> str | None:
+    """The schema of an answer that has to call, as the choice has it; None for one that is free.
+
+    many: whether it may be several calls. Raises InvalidParameter, and UnsupportedOption for what a free answer cannot
+    be held to.
+    """
+    if choice == "required" or isinstance(choice, Named):
+        tools = told_tools(told)
+        chosen = tools if choice == "required" else [one for one in tools if one.name == choice.name]  # type: ignore[union-attr]
+        if not chosen:
+            must = "the name of one of the tools" if tools else "left out where there are no tools"
+            raise InvalidParameter("tool_choice", choice if isinstance(choice, str) else choice.name, must)
+        return forced_calls(chosen, many=many is not False and choice == "required")
+    why = 'a free answer cannot be held to it; leave it out, or send tool_choice "required".'
+    for i, one in enumerate(told if choice != "none" else ()):
+        if one.function.strict:
+            raise UnsupportedOption(f"tools[{i}].function.strict", why)
+    if told and choice != "none" and many is False:
+        raise UnsupportedOption("parallel_tool_calls", why)
+    return None
 
 
 def tell_of(tools: Sequence[Tool], messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from bluelm.engine.tokenizer import Tokenizer
 from bluelm.errors import GenerationFailed, InvalidRequest
-from bluelm.prompt import plain
+
+# One way to write each value: a small model that may add spaces can do so for ever.
+_OPTIONS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_TEXT = b"\xff"  # is in no text, and llguidance's own sign of a control token
 
 
 class Guide:
@@ -41,22 +44,22 @@ class Guides:
     """Makes the guides of one tokenizer's model. Loads llguidance when it is first asked for one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._vocabulary: Any = None
 
     def start(self, schema: str) -> Guide:
         """schema: a JSON schema, as JSON text. Raises InvalidRequest for what it cannot hold an answer to."""
         from llguidance import LLMatcher
 
-        if not self._tokenizer.stop_ids:
+        if not self.tokenizer.stop_ids:
             raise _refusal("the model has no token that ends an answer")
         if self._vocabulary is None:
-            self._vocabulary = _vocabulary(self._tokenizer)
+            self._vocabulary = _vocabulary(self.tokenizer)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema)
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS)
             if why := LLMatcher.validate_grammar(grammar, self._vocabulary):
                 raise _refusal(why)
-            return Guide(LLMatcher(self._vocabulary, grammar), self._tokenizer.size)
+            return Guide(LLMatcher(self._vocabulary, grammar, log_level=0), self.tokenizer.size)
         except GenerationFailed as error:
             raise _refusal(error.details["why"]) from None
         except ValueError as error:
@@ -72,16 +75,27 @@ class _Known:
     """A tokenizer as llguidance wants it: the bytes of each token, which are markers, which of them end an answer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
         told = [tokenizer.token(id) for id in range(tokenizer.size)]
-        self.tokens = [token.text.encode() if token.marker else token.utf8 for token in told]
-        self.special_token_ids = [token.id for token in told if token.marker]
+        apart = {token.id for token in told if token.marker or not token.utf8 or _NO_TEXT in token.utf8}
+        apart |= tokenizer.special_ids | tokenizer.stop_ids
+        self.tokens = [f"<{token.id}>".encode() if token.id in apart else token.utf8 for token in told]
+        self.special_token_ids = sorted(apart)
         self.eos_token_id = min(tokenizer.stop_ids)
         self.bos_token_id = tokenizer.bos_id
+        self._ids = {token: id for id, token in enumerate(self.tokens) if id not in apart}
+        self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes | str) -> list[int]:
-        shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.encode(plain(shown), bos=False)
+        """The longest token first: a tokenizer's own way may put a space in front, which would be another text."""
+        data, ids, at = text.encode() if isinstance(text, str) else text, list[int](), 0
+        while at < len(data):
+            sizes = range(min(self._longest, len(data) - at), 0, -1)
+            size = next((size for size in sizes if data[at : at + size] in self._ids), 0)
+            if not size:
+                break
+            ids.append(self._ids[data[at : at + size]])
+            at += size
+        return ids
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Any:
