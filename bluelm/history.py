@@ -18,7 +18,7 @@ log = logging.getLogger("bluelm.history")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The engine at one moment. at: time.time().
+    """The engine at one moment. at: time.monotonic().
 
     tokens_per_s, prompt_tokens_per_s: made and computed since the sample before. first_token_s: what those waited for
     their first token who got it since then, on average; None where nobody did. The rest is EngineState's.
@@ -48,7 +48,7 @@ class History:
 
     def last(self, seconds: float) -> list[Sample]:
         """The samples of the last so many seconds, oldest first."""
-        since = time.time() - seconds
+        since = time.monotonic() - seconds
         return [sample for sample in tuple(self._samples) if sample.at >= since]
 
     def look(self) -> None:
@@ -68,7 +68,7 @@ class History:
         first = now.answers - before.answers
         self._samples.append(
             Sample(
-                time.time(), tokens_per_s, prompt_tokens_per_s,
+                time.monotonic(), tokens_per_s, prompt_tokens_per_s,
                 (now.first_token_s - before.first_token_s) / first if first > 0 else None,
                 state.running, state.waiting, state.cache_used, state.gpu_memory_used,
             )

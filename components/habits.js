@@ -23,7 +23,7 @@ function goElsewhere(event) {
 
 // The page follows the text while its reader is at the bottom. Streamlit's own following misses those who leave the
 // bottom or come back to it in the moment when text is added, so it may scroll only where this here would.
-const follow = { main: null, content: null, on: true, top: 0, height: 0, held: 0 };
+const follow = { main: null, content: null, on: true, top: 0, height: 0, held: 0, aim: 0, until: 0 };
 const SCROLL_TOP = Object.getOwnPropertyDescriptor(Element.prototype, 'scrollTop');
 const following = () => follow.on && performance.now() > follow.held;
 const toTheEnd = () => follow.main?.scrollTo({ top: follow.main.scrollHeight, behavior: 'instant' });
@@ -32,11 +32,17 @@ const resized = new ResizeObserver(() => { if (following()) toTheEnd(); });
 function scrolled() {
   const { main } = follow;
   const movedUp = main.scrollTop < follow.top - 1 && main.scrollHeight >= follow.height;
-  const atBottom = main.scrollHeight - main.clientHeight - main.scrollTop < 8;
+  // What was the bottom when the reader set out for it counts too: text may have been added on the way.
+  const end = performance.now() < follow.until ? Math.min(follow.aim, main.scrollHeight) : main.scrollHeight;
+  const atBottom = end - main.clientHeight - main.scrollTop < 8;
   if (atBottom) follow.on = true;
   else if (movedUp) follow.on = false;
   follow.top = main.scrollTop;
   follow.height = main.scrollHeight;
+}
+
+function setOut() {
+  Object.assign(follow, { aim: follow.main.scrollHeight, until: performance.now() + 1000 });
 }
 
 // Streamlit makes the elements anew from time to time, as when one goes to another page; and it says only to its own
@@ -49,6 +55,7 @@ function keepUp() {
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (main && main !== follow.main) {
     main.addEventListener('scroll', scrolled, { passive: true });
+    for (const kind of ['wheel', 'touchmove', 'keydown']) main.addEventListener(kind, setOut, { passive: true });
     Object.defineProperty(main, 'scrollTop', {
       get: () => SCROLL_TOP.get.call(main),
       set: (top) => { if (following()) SCROLL_TOP.set.call(main, top); },

@@ -34,7 +34,7 @@ class _Chart:
 
 def draw(state: EngineState, samples: Sequence[Sample], minutes: int) -> None:
     """Two to a row, one to a row on a phone."""
-    now = time.time()
+    now = time.monotonic()
     ages = [sample.at - now for sample in samples]
     charts = _charts(state, samples)
     for first in range(0, len(charts), 2):

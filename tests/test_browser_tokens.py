@@ -39,8 +39,9 @@ def opened(browser: Browser, server: Server, **options: object) -> tuple[Page, l
     page.get_by_text(re.compile("More settings|更多设置")).click()
     switch = page.locator(".st-key-logprobs")
     expect(switch.locator("label").first).to_be_visible()
-    switch.locator("label").first.click()
-    expect(switch.locator("input")).to_be_checked()
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    switch.locator("input").evaluate("input => input.click()")
+    expect(switch.locator("input")).to_be_checked(timeout=20_000)
     say(page, "Name a city.\n" + NASTY)
     expect(page.locator("[class*=st-key-icon_tokens_] button").first).to_be_visible()
     return page, asked
