@@ -9,6 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+expect.set_options(timeout=15_000)  # of every browser test: milliseconds
+
 BOX = "[data-testid=stChatInputTextArea]"
 ANSWER = "[data-testid=stChatMessage]:has([data-testid=stChatMessageAvatarCustom])"
 ARGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -39,6 +40,19 @@ def chromium_path() -> str:
         if name and (path := shutil.which(name)):
             return path
     pytest.skip("no Chromium: apt install chromium, or set CHROMIUM to its path")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path: str) -> Iterator[Any]:
+    """A Chromium of a test file's own."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser_kit import ARGS
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGS.split())
+        yield browser
+        browser.close()
 
 
 @pytest.hookimpl(trylast=True)

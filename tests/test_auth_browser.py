@@ -24,7 +24,6 @@ HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">
 $$\\includegraphics{http://leak.invalid/d.png}$$ \\(\\htmlData{x=y}{z}\\) [ref]: http://leak.invalid/e
 
 the end of it"""
-expect.set_options(timeout=15_000)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser_kit import ARGS, LONG, shot
+from tests.browser_kit import LONG, shot
 from tests.servers import Server, serve
 
 pytestmark = pytest.mark.browser
 
-expect.set_options(timeout=15_000)
 DRAFT, BOX = ".draft", ".st-key-draft_text textarea"
 ANSWER = [" Leo", " Tolstoy", "\nCrime", " and", " Punishment", " ->", " Fyodor", " Dostoevsky\n", "\n", "Emma", " by"]
 
@@ -22,14 +21,6 @@ ANSWER = [" Leo", " Tolstoy", "\nCrime", " and", " Punishment", " ->", " Fyodor"
 def server() -> Iterator[Server]:
     with serve(model={"kind": "base", "id": "BlueLM-7B-Base"}) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

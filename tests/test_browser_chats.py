@@ -13,21 +13,18 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.browser_kit import ANSWER, BOX, LONG, grows, say, shot
 from tests.servers import Server, serve
-from tests.test_browser import browser  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.browser
 
-expect.set_options(timeout=15_000)
-
 
 @pytest.fixture(scope="module")
-def server(browser: Browser) -> Iterator[Server]:  # noqa: F811
+def server(browser: Browser) -> Iterator[Server]:
     with serve(model={"id": "BlueLM-7B-Chat"}) as running:
         yield running
 
 
 @pytest.fixture
-def reader(browser: Browser, server: Server) -> Iterator[Callable[..., BrowserContext]]:  # noqa: F811
+def reader(browser: Browser, server: Server) -> Iterator[Callable[..., BrowserContext]]:
     """Makes readers: each has cookies of their own."""
     contexts: list[BrowserContext] = []
     server.fake(answer=[], pause=0.0)
@@ -232,7 +229,7 @@ def test_presets_prompts_and_the_language_are_remembered(reader: Callable[..., B
 
 
 def test_a_killed_server_loses_less_than_a_second_and_the_answer_can_go_on(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
 ) -> None:
     data, context = {"BLUELM_DATA": str(tmp_path)}, browser.new_context(locale="en-US")

@@ -14,12 +14,10 @@ from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expec
 
 from tests.browser_kit import ANSWER, BOX, LONG, answer, say, shot
 from tests.servers import Server, serve
-from tests.test_browser import browser  # noqa: F401  (a fixture)
 from tests.test_browser_chats import listed, opened, press, reader  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.browser
 
-expect.set_options(timeout=15_000)
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 MAIN = "[data-testid=stAppScrollToBottomContainer]"

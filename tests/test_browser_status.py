@@ -6,22 +6,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_kit import ANSWER, ARGS, BOX, LONG, grows, say, shot
+from tests.browser_kit import ANSWER, BOX, LONG, grows, say, shot
 from tests.servers import Server, serve
 
 pytestmark = pytest.mark.browser
-
-expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path, args=ARGS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

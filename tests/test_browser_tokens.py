@@ -10,11 +10,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_kit import BOX, say, shot
 from tests.servers import Server, serve
-from tests.test_browser import browser  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.browser
 
-expect.set_options(timeout=15_000)
 NASTY = '<img src="http://leak.invalid/x.png" onerror="document.title=1"><script>document.title=2</script> <|im_end|>'
 
 
@@ -25,7 +23,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def opened(browser: Browser, server: Server, **options: object) -> tuple[Page, list[str]]:  # noqa: F811
+def opened(browser: Browser, server: Server, **options: object) -> tuple[Page, list[str]]:
     """A page with an answer made with the switch on, and every address that it asks for."""
     given = {"locale": "en-US", "viewport": {"width": 1200, "height": 900}} | options
     page = browser.new_context(**given).new_page()  # type: ignore[arg-type]
@@ -47,7 +45,7 @@ def opened(browser: Browser, server: Server, **options: object) -> tuple[Page, l
     return page, asked
 
 
-def test_the_exact_prompt_is_shown_and_nothing_in_it_is_markup(browser: Browser, server: Server) -> None:  # noqa: F811
+def test_the_exact_prompt_is_shown_and_nothing_in_it_is_markup(browser: Browser, server: Server) -> None:
     page, asked = opened(browser, server)
     page.locator("[class*=st-key-icon_seen_] button").first.click()
     panel = page.locator(".tokens")
@@ -69,7 +67,7 @@ def test_the_exact_prompt_is_shown_and_nothing_in_it_is_markup(browser: Browser,
 
 @pytest.mark.parametrize("locale, scheme", [("en-US", "light"), ("zh-CN", "dark")])
 def test_tokens_are_shaded_with_what_else_might_have_been_said(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     server: Server,
     locale: str,
     scheme: str,
