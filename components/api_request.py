@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 import streamlit as st
 
 from bluelm.conversation import Turn
-from bluelm.types import Message, Prompt
+from bluelm.types import Message, Written
 from components.i18n import tell
 
 __all__ = ["as_curl", "as_python", "body", "draw", "kept"]
 
 
-def draw(turn: Turn, prompt: Prompt) -> None:
+def draw(turn: Turn, prompt: Written) -> None:
     """The dialog. prompt: what the engine was sent for the answer."""
     st.dialog(tell("api"), icon=":material/code:", width="medium")(_content)(turn, prompt)
 
 
-def body(turn: Turn, prompt: Prompt) -> tuple[str, dict[str, Any]]:
+def body(turn: Turn, prompt: Written) -> tuple[str, dict[str, Any]]:
     """The path and the JSON object of the request, oldest messages that fell out of the window left out."""
     usage, params = turn.usage, turn.params
     settings: dict[str, Any] = {
@@ -65,7 +65,7 @@ def as_python(url: str, path: str, request: dict[str, Any]) -> str:
     )
 
 
-def kept(prompt: Prompt, dropped: int) -> Prompt:
+def kept(prompt: Written, dropped: int) -> Written:
     """What was left of a prompt once so many of its oldest messages had fallen out of the window."""
     return prompt if isinstance(prompt, str) else _without_oldest(prompt, dropped)
 
@@ -75,7 +75,7 @@ def _without_oldest(messages: tuple[Message, ...], dropped: int) -> tuple[Messag
     return messages[:first] + messages[first + dropped :]
 
 
-def _content(turn: Turn, prompt: Prompt) -> None:
+def _content(turn: Turn, prompt: Written) -> None:
     if not isinstance(prompt, str) and prompt[-1].unfinished:
         st.info(tell("api.unfinished"), icon=":material/info:")
         return

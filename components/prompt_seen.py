@@ -10,7 +10,7 @@ import streamlit as st
 from bluelm.conversation import Turn
 from bluelm.engine import Engine
 from bluelm.errors import BlueLMError
-from bluelm.types import Prompt
+from bluelm.types import Written
 from components import token_html
 from components.i18n import explain, language, tell
 
@@ -21,7 +21,7 @@ PART = 1500  # tokens on the page at once
 T = TypeVar("T")
 
 
-def draw(turn: Turn, prompt: Prompt, engine: Engine) -> None:
+def draw(turn: Turn, prompt: Written, engine: Engine) -> None:
     """The dialog. prompt: what the engine was sent for the answer, without messages that fell out of the window."""
     st.dialog(tell("seen"), icon=":material/visibility:", width="large")(_content)(turn, prompt, engine)
 
@@ -35,7 +35,7 @@ def part(shown: Sequence[T], key: str) -> Sequence[T]:
     return shown[(number - 1) * PART : number * PART]
 
 
-def _content(turn: Turn, prompt: Prompt, engine: Engine) -> None:
+def _content(turn: Turn, prompt: Written, engine: Engine) -> None:
     try:
         told = engine.tokenize(prompt)
     except BlueLMError as error:

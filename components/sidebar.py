@@ -10,8 +10,9 @@ from streamlit.delta_generator import DeltaGenerator
 
 from bluelm.conversation import View
 from bluelm.errors import InvalidParameter
+from bluelm.sampling import MAX_STOP_STRINGS, SEED_LIMIT
 from bluelm.store.rows import Settings
-from bluelm.types import MAX_STOP_STRINGS, SEED_LIMIT, ModelInfo, ModelKind, SamplingParams
+from bluelm.types import ModelInfo, ModelKind, SamplingParams
 from components import address, chats, demo, i18n, links, presets, sign_out, token_view
 from components.i18n import tell
 

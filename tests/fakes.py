@@ -23,18 +23,29 @@ from bluelm.types import (
     Prompt,
     SamplingParams,
     Token,
+    TokenIds,
     Tokenized,
     TokenLogprob,
     Totals,
     Usage,
 )
 
+LETTERS = 0x110000
 INFO = ModelInfo(id="fake", kind=ModelKind.CHAT, context=1000, parameters=7, dtype="float32", device="cpu")
+
+
+def text_of(prompt: Prompt) -> str:
+    """A letter is a token; messages stand one behind the other."""
+    if isinstance(prompt, TokenIds):
+        if any(id >= LETTERS for id in prompt.ids):
+            raise InvalidParameter("prompt", max(prompt.ids), f"token ids from 0 to {LETTERS - 1}")
+        return "".join(map(chr, prompt.ids))
+    return prompt if isinstance(prompt, str) else "".join(message.content for message in prompt)
 
 
 def echo(prompt: Prompt, params: SamplingParams) -> Iterable[str]:
     """Say the last message back, a word at a time."""
-    last = prompt if isinstance(prompt, str) else prompt[-1].content
+    last = prompt[-1].content if isinstance(prompt, tuple) else text_of(prompt)
     return [word + " " for word in last.split()]
 
 
@@ -78,9 +89,9 @@ class FakeEngine:
         self._refuse()
         model = self.now.model or INFO
         context = model.context
-        size = len(prompt) if isinstance(prompt, str) else sum(len(m.content) for m in prompt)
+        size = len(text_of(prompt))
         dropped = 0
-        if not isinstance(prompt, str):
+        if isinstance(prompt, tuple):
             while drop_oldest and size + (params.max_length or 1) > context and len(prompt) > 1:
                 size, prompt, dropped = size - len(prompt[0].content), prompt[1:], dropped + 1
         if size + (params.max_length or 1) > context:
@@ -98,17 +109,16 @@ class FakeEngine:
         return generation
 
     def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
-        """A letter is a token; messages stand one behind the other."""
         self._refuse()
-        text = prompt if isinstance(prompt, str) else "".join(message.content for message in prompt)
+        text = text_of(prompt)
         letters = {ord(letter): Token(ord(letter), letter, letter.encode()) for letter in text}
         return Tokenized(text, tuple(map(ord, text)), letters)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         self._refuse()
         for id in ids:
-            if not 0 <= id < 0x110000:
-                raise InvalidParameter("tokens", id, f"ids from 0 to {0x110000 - 1}")
+            if not 0 <= id < LETTERS:
+                raise InvalidParameter("tokens", id, f"ids from 0 to {LETTERS - 1}")
         return "".join(map(chr, ids))
 
     @property

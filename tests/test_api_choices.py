@@ -88,10 +88,18 @@ def test_several_prompts_are_answered_in_their_order(api: Api) -> None:
     assert [one["index"] for one in told] == [0, 1, 2, 3]
 
 
+def test_prompts_may_be_given_as_their_tokens(api: Api) -> None:
+    for tokens, texts in (([97, 32, 20320], "a 你"), ([[97, 98], [99]], ["ab", "c"])):
+        asked = [api.post(COMPLETIONS, {"prompt": prompt, "n": 2, "echo": True}).json() for prompt in (tokens, texts)]
+        assert asked[0]["usage"] == asked[1]["usage"] and len(asked[0]["choices"]) == 2 * (1 + isinstance(texts, list))
+        assert asked[0]["choices"] == asked[1]["choices"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_echo_puts_each_prompt_in_front_of_its_answers(api: Api, stream: bool) -> None:
+@pytest.mark.parametrize("prompt", [["ab ", "c"], [[97, 98, 32], [99]]])
+def test_echo_puts_each_prompt_in_front_of_its_answers(api: Api, prompt: Any, stream: bool) -> None:
     api.engine.script = lambda prompt, params: ["x", "y"]
-    answer = api.post(COMPLETIONS, {"prompt": ["ab ", "c"], "n": 2, "echo": True, "stream": stream})
+    answer = api.post(COMPLETIONS, {"prompt": prompt, "n": 2, "echo": True, "stream": stream})
     texts: dict[int, str] = defaultdict(str)
     for told in events(answer)[:-1] if stream else [answer.json()]:
         for one in told["choices"]:

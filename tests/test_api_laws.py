@@ -53,7 +53,10 @@ def bodies(must: dict[str, Any], may: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 tutorial_bodies = bodies({"prompt": texts}, SHARED | {"max_length": numbers, "echo": st.booleans() | anything})
 chat_bodies = bodies({"messages": messages}, OPENAI | {"max_completion_tokens": numbers})
-completion_bodies = bodies({"prompt": texts | st.lists(texts, max_size=2)}, OPENAI | {"echo": anything})
+completion_bodies = bodies(
+    {"prompt": texts | st.lists(texts, max_size=2) | st.lists(numbers) | st.lists(st.lists(numbers), max_size=2)},
+    OPENAI | {"echo": anything},
+)
 
 
 @given(tutorial_bodies)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluelm.conversation import Conversation, Turn
-from bluelm.types import Prompt, SamplingParams
+from bluelm.types import SamplingParams, Written
 from components.api_request import as_curl, as_python, body
 from tests.api_kit import Api
 from tests.fakes import FakeEngine
@@ -36,7 +36,7 @@ PARAMS = SamplingParams(
 )
 
 
-def answered(engine: FakeEngine, *questions: str, params: SamplingParams = PARAMS) -> tuple[Turn, Prompt]:
+def answered(engine: FakeEngine, *questions: str, params: SamplingParams = PARAMS) -> tuple[Turn, Written]:
     conversation = Conversation("c")
     for question in questions:
         conversation.ask(engine, question, params, "Be 'kind'.")

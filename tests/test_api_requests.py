@@ -155,17 +155,24 @@ def test_a_bad_chat_is_refused_and_the_field_named(api: Api, body: Any, param: s
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (["a", 1], "a string or a list of strings"),
-        (["a", ["b"]], "a string or a list of strings"),
-        ([True], "a string or a list of strings"),
+        (["a", 1], "either kind alone"),
+        (["a", ["b"]], "either kind alone"),
+        (["a", [1]], "either kind alone"),
+        ([1, [2]], "either kind alone"),
+        ([[1], []], "none of them empty"),
+        ([True], "a string, a list of token ids"),
+        ([1, True], "a string, a list of token ids"),
+        ([1.0], "a string, a list of token ids"),
+        ([-1], "a string, a list of token ids"),
+        ([2**31], "a string, a list of token ids"),
         (["a"] * 129, "at most 128"),
-        ([1, 2], "token ids"),
-        ([[1, 2]], "token ids"),
+        ([[1]] * 129, "at most 128"),
         ([], "a string"),
         (5, "a string"),
+        ([97, 0x110000], "token ids from 0 to"),
     ],
 )
-def test_prompts_other_than_texts_are_refused(api: Api, prompt: Any, words: str) -> None:
+def test_prompts_other_than_texts_or_tokens_are_refused(api: Api, prompt: Any, words: str) -> None:
     error = refused(api.post(COMPLETIONS, {"prompt": prompt}))
     assert error["param"] == "prompt" and words in error["message"]
 

@@ -217,5 +217,5 @@ def test_whatever_happens_the_prompt_is_whole_turns_in_order(steps: list[str]) -
             conversation.ask(engine, f"q{number}", PARAMS)
         ended(conversation)
     for prompt, _ in engine.seen:
-        assert [m.role for m in prompt] == [Role.USER, Role.ASSISTANT] * (len(prompt) // 2) + [Role.USER]  # type: ignore[union-attr]
-        assert all(m.content for m in prompt)  # type: ignore[union-attr]
+        assert isinstance(prompt, tuple) and all(m.content for m in prompt)
+        assert [m.role for m in prompt] == [Role.USER, Role.ASSISTANT] * (len(prompt) // 2) + [Role.USER]

@@ -58,7 +58,7 @@ def test_settings_of_a_browser_change_nothing(engine: FakeEngine, kind: ModelKin
         time.sleep(0.01)
     prompt, params = engine.seen[-1]
     assert params == demo.params(model) == SamplingParams(temperature=0.4, top_k=7, max_length=500)
-    assert isinstance(prompt, str) or [message.content for message in prompt] == ["Hello"]
+    assert isinstance(prompt, tuple) and [message.content for message in prompt] == ["Hello"]
 
 
 def test_answers_are_never_longer_than_an_audience_waits() -> None:

@@ -25,7 +25,7 @@ from bluelm.errors import (
     PromptTooLong,
     QueueFull,
 )
-from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams, Totals
+from bluelm.types import FinishReason, Message, Phase, Role, SamplingParams, TokenIds, Totals
 from tests.fakes import FakeEngine
 
 FRANCE = (Message(Role.USER, "Name the capital of France."),)  # a clear choice each time: no rounding changes it
@@ -163,12 +163,22 @@ def test_a_prompt_is_told_as_the_tokens_that_its_answer_begins_with(engine: Engi
         content = prompt if isinstance(prompt, str) else prompt[0].content
         assert content in told.text
         generation.cancel()
-    assert engine.detokenize(engine.tokenize("plain 你好", bos=False).ids) == "plain 你好"
-    assert engine.detokenize(()) == ""
+    assert engine.detokenize(engine.tokenize("plain 你好", bos=False).ids) == "plain 你好" and not engine.detokenize(())
     for bad in (-1, 2**40):
         with pytest.raises(InvalidParameter):
             engine.detokenize((5, bad))
     assert settled(engine)
+
+
+def test_a_prompt_in_tokens_is_continued_as_its_text_is(engine: Engine) -> None:
+    text, params = "The capital of France is", SamplingParams(temperature=0.0, max_length=8)
+    ids = engine.tokenize(text).ids
+    told = {"".join(chunk.text for chunk in engine.submit(prompt, params)) for prompt in (text, TokenIds(ids))}
+    assert len(told) == 1 and engine.tokenize(TokenIds(ids)).ids == ids
+    for bad in (TokenIds((*ids, 2**30)), TokenIds(ids * 3000)):
+        with pytest.raises(InvalidRequest) as caught:
+            engine.submit(bad, params)
+        assert caught.value.param == "prompt"
 
 
 # --- the real process ---

@@ -67,7 +67,7 @@ def wire(node: Question | Answer) -> object:
 
 @given(st.lists(words, min_size=1, max_size=4), words)
 def test_markdown_brings_what_is_shown_back(texts: list[str], system: str) -> None:
-    conversation, engine = Conversation("c"), FakeEngine(lambda prompt, params: [prompt[-1].content + "!"])  # type: ignore[union-attr]
+    conversation, engine = Conversation("c"), FakeEngine(lambda prompt, params: [prompt[-1].content + "!"])  # type: ignore[union-attr,index]
     for text in texts:
         conversation.ask(engine, "q" + text, SamplingParams(), system)
         while conversation.view().busy:

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bluelm.download",),
     ("bluelm.catalog",),
     ("bluelm.types", "bluelm.guest"),
+    ("bluelm.sampling",),
     ("bluelm.errors", "bluelm.venv"),
     ("bluelm",),
 )

@@ -54,7 +54,8 @@ def test_tools_calls_and_results_reach_the_engine(api: Api) -> None:
 
 def test_tools_need_no_system_message_of_the_client(api: Api) -> None:
     ask(api, USER, tools=[CLOCK])
-    assert api.engine.seen[0][0][0] == Message(Role.SYSTEM, "", tools=(Tool("clock"),))
+    prompt, _ = api.engine.seen[0]
+    assert isinstance(prompt, tuple) and prompt[0] == Message(Role.SYSTEM, "", tools=(Tool("clock"),))
 
 
 @pytest.mark.parametrize("more", [{"tools": []}, {"tools": None}, {"tools": [CLOCK], "tool_choice": "none"}])

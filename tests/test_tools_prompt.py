@@ -213,7 +213,7 @@ def test_a_turn_is_left_out_with_its_calls_and_results() -> None:
 
 
 def test_tools_cross_the_wire_whole() -> None:
-    said = Submit("1", TALK, None, SamplingParams(), False)
+    said = Submit("1", TALK, SamplingParams(), False)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(said), type=Submit) == said
 
 

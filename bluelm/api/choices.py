@@ -9,7 +9,8 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from bluelm.engine import Generation
-from bluelm.types import SEED_LIMIT, Chunk, SamplingParams
+from bluelm.sampling import SEED_LIMIT
+from bluelm.types import Chunk, SamplingParams
 
 MOST = 128  # in one request, as in OpenAI's API
 

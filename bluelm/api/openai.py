@@ -18,7 +18,7 @@ from bluelm.api.forms import ChatForm, CompletionForm, Form, ToolForm
 from bluelm.api.replies import Reply
 from bluelm.api.requests import ChatRequest, CompletionRequest, OpenAIAsked
 from bluelm.api.responses import ChatCompletion, ChatCompletionChunk, Completion, ModelCard, ModelList, OpenAIError
-from bluelm.api.serving import EventStream, HungUp, current_model, settings, start
+from bluelm.api.serving import EventStream, HungUp, current_model, settings, start, texts
 from bluelm.errors import BlueLMError, WrongModelKind
 from bluelm.types import ModelInfo, ModelKind, Prompt
 
@@ -68,13 +68,13 @@ async def complete(request: Request) -> Response:
     """Continue a text as it is, without the chat template."""
     body.require_json(request)
     asked = await body.read(request, CompletionRequest)
-    return await _reply(request, asked, asked.prompt, CompletionForm, asked.prompt if asked.echo else ())
+    return await _reply(request, asked, asked.prompt, CompletionForm, echo=bool(asked.echo))
 
 
 async def _reply(
-    request: Request, asked: OpenAIAsked, prompts: Sequence[Prompt], form: type[Form], echoes: Sequence[str] = ()
+    request: Request, asked: OpenAIAsked, prompts: Sequence[Prompt], form: type[Form], *, echo: bool = False
 ) -> Response:
-    """All choices of all prompts, in this order. echoes: what stands in front of each prompt's choices, if anything."""
+    """All choices of all prompts, in this order. echo: with the prompt in front."""
     chat = form is not CompletionForm
     names = {"max_length": asked.limit_name(), "json_schema": "tools" if form is ToolForm else "response_format"}
     names |= {"prompt": "messages"} if chat else {}
@@ -88,10 +88,11 @@ async def _reply(
             raise WrongModelKind(
                 f"{served.id} is a base model, which cannot chat: send a text to /v1/completions.", param="messages"
             )
+        echoes = await texts(request, prompts) if echo else [""] * len(prompts)
         answer = await start(request, [(prompt, choice(params, i)) for prompt in prompts for i in range(each)])
     except BlueLMError as error:
         raise in_words_of(names, error) from None
-    forms = [form(i, one, echoes[i // each] if echoes else "") for i, one in enumerate(answer.generations)]
+    forms = [form(i, one, echoes[i // each]) for i, one in enumerate(answer.generations)]
     reply = Reply(forms, served, each=each, tells_usage=asked.tells_usage)
     if asked.stream:
         return EventStream(answer, reply.events())

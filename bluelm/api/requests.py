@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    model_validator,
+)
 
 from bluelm.api.choices import MOST
 from bluelm.api.formats import Schema
@@ -21,87 +27,12 @@ from bluelm.api.options import (
     TOKENIZE,
     Option,
     drop_neutral,
-    must,
-    unsupported,
 )
 from bluelm.api.tools import Choice, ToolCalled, ToolTold, forced, tell_of, told_tools
+from bluelm.api.values import ID_LIMIT, Alternatives, Biases, Choices, Content, Prompts, Stop
 from bluelm.errors import InvalidParameter, InvalidRequest, UnsupportedOption
-from bluelm.types import MAX_LOGPROBS, SEED_LIMIT, Message, Prompt, Role, SamplingParams, Tool
-
-
-def _stop_strings(value: Any) -> Any:
-    strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
-        raise must("a string or a list of strings")
-    return tuple(strings)
-
-
-def _prompts(value: Any) -> Any:
-    prompts = [value] if isinstance(value, str) else value
-    if not isinstance(prompts, list) or not prompts:
-        raise must("a string or a list of strings")
-    if isinstance(prompts[0], (int, list)) and not isinstance(prompts[0], bool):
-        raise unsupported("send the text of the prompt, not its token ids.")
-    if not all(isinstance(one, str) for one in prompts):
-        raise must("a string or a list of strings")
-    return tuple(prompts)
-
-
-def _choices(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= MOST:
-        raise must(f"a whole number from 1 to {MOST}")
-    return value
-
-
-def _biases(value: Any) -> Any:
-    numbers = (int, float)
-    if not isinstance(value, dict) or not all(
-        id.isascii() and id.isdecimal() and len(id) <= 10 and isinstance(bias, numbers) and not isinstance(bias, bool)
-        for id, bias in value.items()
-    ):
-        raise must("an object of token ids, each with a number from -100 to 100")
-    return tuple((int(id), float(bias)) for id, bias in value.items())
-
-
-def _alternatives(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and not 0 <= value <= MAX_LOGPROBS:
-        raise must(f"a whole number from 0 to {MAX_LOGPROBS}")
-    return value
-
-
-def _whole_text(value: Any) -> Any:
-    """The text of a message; several text parts are joined by line ends."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value or not all(isinstance(part, dict) for part in value):
-        raise must("a string or a list of text parts")
-    for part in value:
-        if part.get("type") != "text":
-            raise unsupported('only text parts are understood: {"type": "text", "text": "..."}.')
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise must('a string or a list of text parts {"type": "text", "text": "..."}')
-    return "\n".join(part["text"] for part in value)
-
-
-_STRINGS: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-_TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-_CONTENT: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
-
-Stop = Annotated[tuple[str, ...], BeforeValidator(_stop_strings), WithJsonSchema(_STRINGS)]
-Prompts = Annotated[tuple[str, ...], BeforeValidator(_prompts), WithJsonSchema(_STRINGS)]
-Choices = Annotated[int, BeforeValidator(_choices), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST})]
-Biases = Annotated[
-    tuple[tuple[int, float], ...], BeforeValidator(_biases),
-    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}),
-]  # fmt: skip
-Alternatives = Annotated[
-    int, BeforeValidator(_alternatives), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS})
-]
-Content = Annotated[str, BeforeValidator(_whole_text), WithJsonSchema(_CONTENT)]
+from bluelm.sampling import SEED_LIMIT
+from bluelm.types import Message, Prompt, Role, SamplingParams, Tool
 
 
 class Body(BaseModel):
@@ -300,7 +231,9 @@ class CompletionRequest(OpenAIAsked):
     options: ClassVar[dict[str, Option]] = COMPLETION
     limits: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
-    prompt: Prompts = Field(description="the text to continue, as it is; or several", examples=["从前有座山，"])
+    prompt: Prompts = Field(
+        description="the text to continue, as it is, or its token ids; or several", examples=["从前有座山，"]
+    )
     echo: bool | None = Field(None, description="put the prompt in front of its answers")
     logprobs: Alternatives | None = Field(None, description="tell how likely each token was, and so many others")
 
@@ -314,7 +247,7 @@ class CompletionRequest(OpenAIAsked):
     def _not_too_many(self) -> Self:
         if len(self.prompt) * (self.n or 1) > MOST:
             must = f"at most {MOST // (self.n or 1)}, since a request may have {MOST} choices in all"
-            raise InvalidParameter("prompt", f"{len(self.prompt)} texts", must)
+            raise InvalidParameter("prompt", f"{len(self.prompt)} prompts", must)
         return self
 
 
@@ -346,4 +279,4 @@ class TokenizeRequest(Body):
 
 class DetokenizeRequest(Body):
     model: str | None = Field(None, description="the id that /v1/models tells; may be left out")
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], FailFast()] = Field(examples=[[1, 2]])
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=ID_LIMIT)]], FailFast()] = Field(examples=[[1, 2]])

@@ -122,6 +122,19 @@ async def start(request: Request, wanted: Sequence[Wanted]) -> Answer:
     return answer
 
 
+async def texts(request: Request, prompts: Sequence[Prompt]) -> list[str]:
+    """What prompts say: of tokens their bytes, of which control tokens have none. Raises as Engine.tokenize."""
+    engine, threads = request.app.state.engine(), request.app.state.submits
+
+    def text(prompt: Prompt) -> str:
+        return b"".join(token.utf8 for token in engine.tokenize(prompt).tokens).decode("utf-8", "replace")
+
+    return [
+        prompt if isinstance(prompt, str) else await to_thread.run_sync(text, prompt, limiter=threads)
+        for prompt in prompts
+    ]
+
+
 async def unless_hung_up(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is stopped when the client hangs up. Raises HungUp then."""
     working = asyncio.ensure_future(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -16,9 +17,11 @@ from bluelm.api.openai import require_model
 from bluelm.api.requests import DetokenizeRequest, TokenizeRequest
 from bluelm.api.responses import OpenAIError, Text, Tokens
 from bluelm.api.serving import current_model
+from bluelm.engine import Engine
 from bluelm.errors import BlueLMError, WrongModelKind
-from bluelm.types import ModelKind
+from bluelm.types import ModelInfo, ModelKind
 
+A = TypeVar("A", TokenizeRequest, DetokenizeRequest)
 router = APIRouter(tags=["Tokens, as vLLM tells them"])
 
 
@@ -27,11 +30,7 @@ router = APIRouter(tags=["Tokens, as vLLM tells them"])
 )
 async def tokenize(request: Request) -> JSONResponse:
     """The tokens of a prompt, as an answer to it would begin with them."""
-    body.require_json(request)
-    asked = await body.read(request, TokenizeRequest)
-    engine = request.app.state.engine()
-    served = current_model(engine.state())
-    require_model(asked.model, served)
+    asked, engine, served = await _asked(request, TokenizeRequest)
     if served.kind is ModelKind.BASE and asked.messages is not None:
         raise WrongModelKind(f"{served.id} is a base model, which has no chat format: send prompt.", param="messages")
     work = partial(engine.tokenize, asked.asked(), bos=asked.add_special_tokens is not False)
@@ -49,9 +48,16 @@ async def tokenize(request: Request) -> JSONResponse:
 )
 async def detokenize(request: Request) -> JSONResponse:
     """The text of tokens, markers by name."""
-    body.require_json(request)
-    asked = await body.read(request, DetokenizeRequest)
-    engine = request.app.state.engine()
-    require_model(asked.model, current_model(engine.state()))
+    asked, engine, _ = await _asked(request, DetokenizeRequest)
     text = await to_thread.run_sync(engine.detokenize, asked.tokens, limiter=request.app.state.submits)
     return JSONResponse({"prompt": text})
+
+
+async def _asked(request: Request, kind: type[A]) -> tuple[A, Engine, ModelInfo]:
+    """What is asked, of whom, and the model there. Raises what reading a body raises, and Refusal for another model."""
+    body.require_json(request)
+    asked = await body.read(request, kind)
+    engine = request.app.state.engine()
+    served = current_model(engine.state())
+    require_model(asked.model, served)
+    return asked, engine, served

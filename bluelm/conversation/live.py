@@ -20,7 +20,7 @@ from bluelm.conversation.tree import Answer, Node, Question, Status, Tree
 from bluelm.conversation.turns import Turn, View, text_of, turn_of
 from bluelm.engine import Engine, Generation
 from bluelm.errors import BlueLMError, Conflict, EngineDown
-from bluelm.types import Caller, FinishReason, Message, Prompt, Role, SamplingParams
+from bluelm.types import Caller, FinishReason, Message, Role, SamplingParams, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Conversation:
         last = turns[-1] if turns else None
         return View(self.id, turns, last is not None and last.status.is_open, last.generation if last else None)
 
-    def prompt(self, answer: int) -> Prompt:
+    def prompt(self, answer: int) -> Written:
         """What the engine was sent for an answer, before it left out what did not fit. Raises KeyError if unknown."""
         with self._lock:
             return self._prompt(self._tree.answer(answer))
@@ -266,7 +266,7 @@ class Conversation:
         self._add(answer)
         return answer
 
-    def _prompt(self, answer: Answer) -> Prompt:
+    def _prompt(self, answer: Answer) -> Written:
         *turns, last = self._turns(answer.id)
         if self.plain:
             return text_of(turns) + last.question

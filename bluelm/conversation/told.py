@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bluelm.types import MAX_LOGPROBS, Token, TokenLogprob
+from bluelm.sampling import MAX_LOGPROBS
+from bluelm.types import Token, TokenLogprob
 
 DIGITS = 4  # behind the point of a logprob
 LEAST = -1e6

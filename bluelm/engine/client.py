@@ -111,7 +111,6 @@ class EngineProcess:
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
     ) -> Generation:
         id = self._new_id()
-        messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
         with self._lock:
             self._refuse_unless_ready()
             model = self._state.model
@@ -120,15 +119,14 @@ class EngineProcess:
             id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id),
             place=lambda: self._place(id),
         )  # fmt: skip
-        answer = self._ask(Submit(id, messages, text, params, drop_oldest, caller), generation)
+        answer = self._ask(Submit(id, prompt, params, drop_oldest, caller), generation)
         assert isinstance(answer, Accepted)
         generation.prompt_tokens, generation.dropped = answer.prompt_tokens, answer.dropped
         generation.seed = answer.seed
         return generation
 
     def tokenize(self, prompt: Prompt, *, bos: bool = True) -> Tokenized:
-        messages, text = (None, prompt) if isinstance(prompt, str) else (tuple(prompt), None)
-        answer = self._ask(Tokenize(self._new_id(), messages, text, bos))
+        answer = self._ask(Tokenize(self._new_id(), prompt, bos))
         assert isinstance(answer, TokensTold)
         return answer.prompt
 

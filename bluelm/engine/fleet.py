@@ -16,13 +16,13 @@ from typing import Protocol, TypeVar
 
 from bluelm.engine.generation import Generation
 from bluelm.errors import BlueLMError, EngineDown, EngineUnavailable, QueueFull
-from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams, Tokenized, Totals
+from bluelm.types import NOBODY, Caller, EngineState, Phase, Prompt, SamplingParams, TokenIds, Tokenized, Totals
 
 SLACK = 4  # open answers more than the least loaded has, up to which a conversation stays where it was
 REMEMBERED = 10_000  # conversations
 LOOK_S = 0.1
 log = logging.getLogger("bluelm.engine")
-HEAD = 512  # characters of a plain text that name it
+HEAD = 512  # characters of a plain text (or tokens) that name it
 ORDER = (Phase.READY, Phase.LOADING, Phase.RESTARTING, Phase.DOWN)  # what a fleet is, if one of it is
 
 T = TypeVar("T")
@@ -223,10 +223,12 @@ class Fleet:
 def names_of(prompt: Prompt) -> list[bytes]:
     """Digests of what a prompt begins with, the longest first: all its messages, all but the last, and so on.
 
-    A conversation's next turn begins with all messages of the one before. A plain text is named by its first letters.
+    A conversation's next turn begins with all messages of the one before. A plain text is named by its first letters,
+    and tokens by the first of them.
     """
-    if isinstance(prompt, str):
-        return [blake2b(prompt[:HEAD].encode("utf-8", "replace"), digest_size=16).digest()]
+    if isinstance(prompt, str | TokenIds):
+        head = prompt[:HEAD] if isinstance(prompt, str) else repr(prompt.ids[:HEAD])
+        return [blake2b(head.encode("utf-8", "replace"), digest_size=16).digest()]
     names, name = [], b""
     for message in prompt:
         name = blake2b(name + repr(message).encode("utf-8", "replace"), digest_size=16).digest()

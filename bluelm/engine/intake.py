@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bluelm.engine.tokenizer import Tokenizer
 from bluelm.errors import InvalidParameter, PromptTooLong, WrongModelKind
 from bluelm.prompt import Parts, fit_turns, plain, text_of
-from bluelm.types import Message, SamplingParams, Tokenized
+from bluelm.types import Message, Prompt, SamplingParams, TokenIds, Tokenized
 
 RESERVE = 1024  # tokens kept for an answer without max_length when old turns are dropped (a quarter of a small window)
 
@@ -27,18 +27,18 @@ class Admitted:
 def admit(
     tokenizer: Tokenizer,
     window: int,
-    prompt: Sequence[Message] | str,
+    prompt: Prompt,
     params: SamplingParams,
     *,
     drop_oldest: bool,
 ) -> Admitted:
     """The prompt's tokens and the answer's limits. Raises InvalidParameter, WrongModelKind, PromptTooLong."""
     dropped = 0
-    if drop_oldest and not isinstance(prompt, str):
+    if drop_oldest and isinstance(prompt, tuple):
         prompt, dropped = fit_turns(
             prompt, lambda some: len(tokenizer.encode(_parts(tokenizer, some))), _room(window, params)
         )
-    tokens = tokenizer.encode(_parts(tokenizer, prompt))
+    tokens = _encode(tokenizer, prompt)
     if not tokens:
         raise InvalidParameter("prompt", prompt, "a text that is not empty")
     for id, _ in params.logit_bias:
@@ -46,27 +46,37 @@ def admit(
             raise InvalidParameter("logit_bias", id, f"for token ids from 0 to {tokenizer.size - 1}")
     max_new = window - len(tokens) if params.max_length is None else params.max_length
     if max_new < 1 or len(tokens) + max_new > window:
-        raise PromptTooLong(len(tokens), max(max_new, 1), window, "prompt" if isinstance(prompt, str) else "messages")
+        raise PromptTooLong(len(tokens), max(max_new, 1), window, "messages" if isinstance(prompt, tuple) else "prompt")
     seed = secrets.randbits(32) if params.seed is None else params.seed
     return Admitted(tokens, dropped, max_new, seed)
 
 
-def tokenize(tokenizer: Tokenizer, prompt: Sequence[Message] | str, *, bos: bool) -> Tokenized:
+def tokenize(tokenizer: Tokenizer, prompt: Prompt, *, bos: bool) -> Tokenized:
     """What `admit` would have an answer begin with; without `bos` no token is put in front of it.
 
     Raises InvalidParameter, WrongModelKind.
     """
-    parts = _parts(tokenizer, prompt)
-    ids = tokenizer.encode(parts, bos=bos)
-    return Tokenized(text_of(parts), tuple(ids), {id: tokenizer.token(id) for id in set(ids)})
+    ids = _encode(tokenizer, prompt, bos=bos)
+    text = tokenizer.spell(ids) if isinstance(prompt, TokenIds) else text_of(_parts(tokenizer, prompt))
+    return Tokenized(text, tuple(ids), {id: tokenizer.token(id) for id in set(ids)})
 
 
 def detokenize(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of tokens, control tokens and chat markers by name. Raises InvalidParameter."""
+    return tokenizer.spell(_known(tokenizer, "tokens", ids))
+
+
+def _encode(tokenizer: Tokenizer, prompt: Prompt, *, bos: bool = True) -> list[int]:
+    if isinstance(prompt, TokenIds):
+        return list(_known(tokenizer, "prompt", prompt.ids))
+    return tokenizer.encode(_parts(tokenizer, prompt), bos=bos)
+
+
+def _known(tokenizer: Tokenizer, name: str, ids: Sequence[int]) -> Sequence[int]:
     for id in ids:
         if not 0 <= id < tokenizer.size:
-            raise InvalidParameter("tokens", id, f"ids from 0 to {tokenizer.size - 1}")
-    return tokenizer.spell(ids)
+            raise InvalidParameter(name, id, f"token ids from 0 to {tokenizer.size - 1}")
+    return ids
 
 
 def _parts(tokenizer: Tokenizer, prompt: Sequence[Message] | str) -> Parts:

@@ -12,8 +12,8 @@ from bluelm.types import (
     NOBODY,
     Caller,
     FinishReason,
-    Message,
     ModelInfo,
+    Prompt,
     SamplingParams,
     Tokenized,
     TokenLogprob,
@@ -37,8 +37,7 @@ class Configure(_Said, frozen=True):
 
 class Submit(_Said, frozen=True):
     id: str
-    messages: tuple[Message, ...] | None  # either these,
-    text: str | None  # or a plain text to continue
+    prompt: Prompt
     params: SamplingParams
     drop_oldest: bool
     caller: Caller = NOBODY
@@ -50,9 +49,8 @@ class Cancel(_Said, frozen=True):
 
 class Tokenize(_Said, frozen=True):
     id: str
-    messages: tuple[Message, ...] | None  # either these,
-    text: str | None  # or a plain text,
-    bos: bool  # with the beginning-of-sequence token that an answer's prompt would have
+    prompt: Prompt
+    bos: bool  # a text: with the beginning-of-sequence token that an answer's prompt would have
 
 
 class Detokenize(_Said, frozen=True):

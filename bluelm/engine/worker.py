@@ -147,9 +147,7 @@ class Worker:
 
     def _admit(self, asked: Submit) -> Admitted:
         self._refuse_if_full(asked.caller.share)
-        prompt = asked.text if asked.messages is None else asked.messages
-        assert prompt is not None
-        return admit(self.tokenizer, self.window, prompt, asked.params, drop_oldest=asked.drop_oldest)
+        return admit(self.tokenizer, self.window, asked.prompt, asked.params, drop_oldest=asked.drop_oldest)
 
     def _refuse_if_full(self, share: str) -> None:
         """What is kept free of a full queue is for those who have nothing open: nobody shuts others out."""
@@ -163,9 +161,7 @@ class Worker:
             if isinstance(asked, Detokenize):
                 self.line.send(TextTold(asked.id, detokenize(self.tokenizer, asked.ids)))
                 return
-            prompt = asked.text if asked.messages is None else asked.messages
-            assert prompt is not None
-            self.line.send(TokensTold(asked.id, tokenize(self.tokenizer, prompt, bos=asked.bos)))
+            self.line.send(TokensTold(asked.id, tokenize(self.tokenizer, asked.prompt, bos=asked.bos)))
         except Exception as error:
             self.line.send(Refused(asked.id, told(error).to_wire()))
 
