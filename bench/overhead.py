@@ -35,6 +35,7 @@ class Saying:
         self.tokens = [random.randrange(1000, size) for _ in range(10007)]
         self.turn = 0
         self.likely: dict[str, Likely] = {}
+        self.scores: dict[str, list[Likely]] = {}
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.turn += len(pieces)

@@ -46,7 +46,7 @@ def _integer(name: str, value: Any, low: int, high: int, must: str) -> None:
 class SamplingParams:
     """How an answer is to be sampled; flows unchanged from the sidebar or HTTP to the sampler.
 
-    max_length: new tokens at most, 1 or more; None for all that fits in the window.
+    max_length: new tokens at most, 1 or more (0 too with prompt_logprobs); None for all that fits in the window.
     temperature: 0 takes the likeliest token each time (greedy), 2 is the most random.
     top_p: keep the likeliest tokens up to this share of probability, above 0 and up to 1 (off).
     top_k: keep this many of the likeliest tokens; 0 is off.
@@ -58,6 +58,7 @@ class SamplingParams:
     seed: the same seed, prompt and settings give the same text; None draws one, told in Usage.seed.
     stop: the answer ends before any of these strings.
     logprobs: tell the log-probability of each new token and of so many of the likeliest, up to 20; None tells none.
+    prompt_logprobs: tell the same of the prompt's tokens. All of it is computed then, whatever the cache has.
 
     Raises InvalidParameter, which names the field.
     """
@@ -70,6 +71,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -77,7 +79,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if self.max_length is not None:
-            _integer("max_length", self.max_length, 1, 2**31, "a whole number of new tokens, 1 or more")
+            least = 0 if self.prompt_logprobs else 1
+            _integer("max_length", self.max_length, least, 2**31, f"a whole number of new tokens, {least} or more")
         _number("temperature", self.temperature, 0.0, 2.0, "a number from 0 to 2")
         _number("top_p", self.top_p, 1e-6, 1.0, "a number above 0 and up to 1")
         _integer("top_k", self.top_k, 0, 2**31, "a whole number, 0 (off) or more")
@@ -86,6 +89,8 @@ class SamplingParams:
             _integer("seed", self.seed, 0, SEED_LIMIT - 1, f"a whole number from 0 to {SEED_LIMIT - 1}")
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, f"a whole number from 0 to {MAX_LOGPROBS}")
+        if self.prompt_logprobs and self.logprobs is None:
+            raise InvalidParameter("logprobs", None, f"a whole number from 0 to {MAX_LOGPROBS} with prompt_logprobs")
         for name in ("presence_penalty", "frequency_penalty"):
             _number(name, getattr(self, name), -2.0, 2.0, "a number from -2 to 2")
         self._check_bias()

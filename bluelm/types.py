@@ -192,12 +192,15 @@ class Chunk:
 
     tokens: with SamplingParams.logprobs, the new tokens, the closing one included. Each comes as soon as it is made;
     the text of it may be held back until a later piece, or be cut off by a stop string.
+    prompt: with SamplingParams.prompt_logprobs, the prompt's tokens, some in each piece until all have come, before any
+    new one. Nothing is known of the very first, whose logprob is 0.
     """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     tokens: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

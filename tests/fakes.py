@@ -146,6 +146,9 @@ class FakeEngine:
         begun, made, reason = time.monotonic(), 0, FinishReason.STOP
         while self._place(stop) and not stop.is_set():
             time.sleep(0.005)
+        if params.prompt_logprobs:
+            given = [told(letter, params)[0] for letter in text_of(prompt)]
+            generation.push(Chunk(prompt=(replace(given[0], logprob=0.0), *given[1:])))
         for piece in self.script(prompt, params):
             if self.failure is not None and made >= self.fail_after:
                 self._forget(generation)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bluelm.api.chances import Completion
 from bluelm.types import Chunk, FinishReason, Prompt, SamplingParams, Token, TokenLogprob
 from tests.api_kit import CHAT, COMPLETIONS, Api, events, refused
 from tests.fakes import FakeEngine
@@ -57,6 +58,37 @@ def test_a_completion_tells_them_in_its_older_shape() -> None:
         assert [value for one in streamed if one for value in one[name]] == values
 
 
+@pytest.mark.parametrize("prompt", ["a你b", [97, 20320, 98]])
+@pytest.mark.parametrize("most", [0, 1])
+def test_echo_tells_the_prompts_tokens_first_as_those_who_evaluate_models_read_them(prompt: Any, most: int) -> None:
+    """lm-evaluation-harness sums token_logprobs[context : -1] and holds each against max(top_logprobs)."""
+    api = Api(FakeEngine(lambda *_: ["x", "y"]))
+    asked = {"prompt": prompt, "max_tokens": most, "logprobs": 1, "echo": True, "temperature": 0}
+    (whole,) = api.post(COMPLETIONS, asked).json()["choices"]
+    told = whole["logprobs"]
+    assert whole["text"] == "a你b" + "x" * most and whole["finish_reason"] == "length"
+    assert told["tokens"] == list(whole["text"]) and told["text_offset"] == list(range(3 + most))
+    assert told["token_logprobs"] == [None, *[-0.7] * (2 + most)] and told["top_logprobs"][0] is None
+    assert [max(top.values()) for top in told["top_logprobs"][1:]] == told["token_logprobs"][1:]
+    choices = [event["choices"][0] for event in events(api.post(COMPLETIONS, asked | {"stream": True}))[:-1]]
+    assert "".join(one["text"] for one in choices) == whole["text"]
+    for name, values in told.items():
+        assert [value for one in choices if one["logprobs"] for value in one["logprobs"][name]] == values
+
+
+def test_behind_a_prompts_tokens_the_one_that_closes_the_answer_is_told_too() -> None:
+    """Or its last token would be taken for the answer's."""
+    api = Api(FakeEngine(lambda *_: []))
+    (whole,) = api.post(COMPLETIONS, {"prompt": "ab", "max_tokens": 1, "logprobs": 0, "echo": True}).json()["choices"]
+    assert whole["finish_reason"] == "stop" and whole["logprobs"]["tokens"] == ["a", "b", ""]
+
+
+def test_a_space_that_the_tokenizer_added_moves_no_offset() -> None:
+    for tokens, text, offsets in (((b"", b" a", b"b"), "ab", [0, 0, 1]), ((b" a", b"b"), " ab", [0, 2])):
+        told = [TokenLogprob(Token(i, utf8.decode(), utf8), -1.0) for i, utf8 in enumerate(tokens)]
+        assert Completion(text).prompt(told)["text_offset"] == offsets
+
+
 def test_the_engine_is_asked_for_as_many_as_the_client_wants() -> None:
     api = Api()
     for asked, wanted in (({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 7}, 7)):
@@ -76,7 +108,9 @@ def test_the_engine_is_asked_for_as_many_as_the_client_wants() -> None:
         (CHAT, "logprobs", {"logprobs": 5}),
         (COMPLETIONS, "logprobs", {"logprobs": True}),
         (COMPLETIONS, "logprobs", {"logprobs": -1}),
-        (COMPLETIONS, "logprobs", {"logprobs": 2, "echo": True}),
+        (COMPLETIONS, "prompt_logprobs", {"prompt_logprobs": 1}),
+        (COMPLETIONS, "max_tokens", {"max_tokens": 0, "echo": True}),
+        (COMPLETIONS, "max_tokens", {"max_tokens": 0, "logprobs": 1}),
     ],
 )
 def test_what_cannot_be_told_is_refused_by_name(path: str, field: str, asked: dict[str, Any]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
 
 from bluelm.engine.cache import BlockPool
 from bluelm.engine.core import EngineCore, Request
@@ -25,6 +28,7 @@ class Small:
     def __init__(self, most: int) -> None:
         self.most = most
         self.likely: dict[str, Likely] = {}
+        self.scores: dict[str, list[Likely]] = {}
         self.ran: list[int] = []
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
@@ -32,15 +36,22 @@ class Small:
         if count > self.most:
             raise OutOfMemory("no room for that")
         self.ran.append(count)
+        self.scores = {piece.row.id: [Likely(-float(place), ()) for place in piece.scores] for piece in pieces}
+        self.likely = {piece.row.id: Likely(-0.5, ()) for piece in pieces}
         return [300 if piece.samples else None for piece in pieces]
 
 
-def served(most: int, prompts: Sequence[int]) -> tuple[list[Grown | Failed], Small]:
+GREEDY = SamplingParams(temperature=0.0)
+
+
+def served(
+    most: int, prompts: Sequence[int], params: SamplingParams = GREEDY, new: int = 6
+) -> tuple[list[Grown | Failed], Small]:
     runner = Small(most)
     scheduler = Scheduler(BlockPool(200, 16), max_running=8, step_tokens=256, alone_tokens=512)
     core = EngineCore(scheduler, runner, TOKENIZER)
     for index, length in enumerate(prompts):
-        core.add(Request(str(index), [5] * length, SamplingParams(temperature=0.0), 0, 6, time.monotonic()))
+        core.add(Request(str(index), [5] * length, params, 0, new, time.monotonic()))
     news: list[Grown | Failed] = []
     while not core.idle:
         news += core.step()
@@ -60,3 +71,19 @@ def test_a_step_that_does_not_fit_is_computed_in_smaller_ones() -> None:
 def test_what_fits_in_no_step_fails_and_the_engine_goes_on() -> None:
     news, _ = served(0, [40, 3])
     assert [said.error["code"] for said in news if isinstance(said, Failed)] == ["out_of_memory"] * 2
+
+
+@pytest.mark.parametrize("new", [0, 2])
+def test_a_prompts_tokens_are_told_in_order_and_once_before_any_new_one(new: int) -> None:
+    """In steps that get smaller, and where no answer is wanted at all."""
+    lengths = [700, 1, 30, 400]
+    news, _ = served(100, lengths, replace(GREEDY, logprobs=0, prompt_logprobs=True), new)
+    for index, length in enumerate(lengths):
+        grown = [said for said in news if isinstance(said, Grown) and said.id == str(index)]
+        assert [told.logprob for said in grown for told in said.prompt] == [-float(place) for place in range(length)]
+        assert sum(len(said.tokens) for said in grown) == new == sum(bool(said.tokens) for said in grown)
+        begun = next((i for i, said in enumerate(grown) if said.tokens), len(grown) - 1)
+        assert not any(said.prompt for said in grown[begun + 1 :])
+        usage = grown[-1].usage
+        assert grown[-1].finish is FinishReason.LENGTH and usage is not None
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (length, new, 0)

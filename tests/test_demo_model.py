@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 from bluelm.engine.attention import RowGroup, Span, Step
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.gguf_weights import gguf_config, load_gguf
+from bluelm.engine.likely import Likely
 from bluelm.engine.linear import Form
 from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.opening import embedded_model
+from bluelm.engine.runner import Runner
 from bluelm.engine.tokenizer import Tokenizer, from_gguf
 from bluelm.types import Message, Role, SamplingParams
+from tests.logprobs_kit import made
 from tests.tiny import engine_parts, greedy, row, step
 
 QUESTIONS = [
@@ -98,6 +102,22 @@ def test_four_bits_stay_near_float32(file: GGUFFile, exact: bool, whole: Llama, 
         for near in (logits(small, ids), decoded_logits(small, ids)):
             assert (near - right).norm() < 0.05 * right.norm()
             assert (near.argmax(-1) == right.argmax(-1)).float().mean() > 0.85
+
+
+def test_a_text_is_as_likely_when_it_is_read_as_when_it_was_written(whole: Llama, tokenizer: Tokenizer) -> None:
+    params = SamplingParams(temperature=0.0, logprobs=2)
+    asked = prompts(tokenizer)[0]
+
+    def runner_of(model: Llama, *, vocab: int, **more: Any) -> Runner:
+        return Runner(model, vocab=tokenizer.size, **more)
+
+    ((text, written),) = made(runner_of, whole, [asked], [params], 12)
+    scores: dict[str, dict[int, Likely]] = {"0": {}, "1": {}}
+    both = [replace(params, prompt_logprobs=True), params]
+    made(runner_of, whole, [text, asked], both, 1, scores=scores)
+    read = [scores["0"][place] for place in range(len(asked), len(text))]
+    assert [one.logprob for one in read] == pytest.approx([one.logprob for one in written], abs=1e-3)
+    assert all(one.top[0][0] == id for one, id in zip(read, text[len(asked) :], strict=True)) and not scores["1"]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -9,7 +9,7 @@ import torch
 from bluelm.engine.gpu import runner as gpu_runner
 from bluelm.engine.runner import Runner
 from bluelm.types import SamplingParams
-from tests.logprobs_kit import GREEDY, PROMPTS, QUIET, WARPED, check, made
+from tests.logprobs_kit import GREEDY, PROMPTS, QUIET, WARPED, check, check_prompts, made
 from tests.test_gpu_kernels import DEVICE, INTERPRETED, moved, on_card
 from tests.tiny import VOCAB, tiny_llama
 
@@ -25,6 +25,11 @@ def test_they_are_the_models_own_beside_rows_of_every_kind() -> None:
     for prompt, params, (tokens, told) in zip(PROMPTS[:2], [GREEDY, WARPED], together[:2], strict=True):
         check(theirs, prompt, tokens, told, params.logprobs or 0, within=ABOUT)
     assert [likely.top[0][0] for likely in together[0][1]] == together[0][0][-NEW:]
+
+
+def test_those_of_a_prompt_are_the_models_own_and_told_once() -> None:
+    model, theirs = tiny_llama(kv_heads=2)
+    check_prompts(on_card, moved(model), theirs, 1 if INTERPRETED else NEW, 4 if INTERPRETED else 6, within=ABOUT)
 
 
 @torch.inference_mode()

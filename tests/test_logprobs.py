@@ -9,13 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bluelm.engine.cache import BlockPool
 from bluelm.engine.likely import Likely, ranked
-from bluelm.engine.runner import Runner
+from bluelm.engine.runner import SCORED, Runner
 from bluelm.engine.sampler import likeliest
+from bluelm.engine.scheduler import Scheduler
 from bluelm.errors import InvalidParameter
 from bluelm.types import SamplingParams
-from tests.logprobs_kit import GREEDY, PROMPTS, QUIET, WARPED, check, made
-from tests.tiny import tiny_llama
+from tests.logprobs_kit import GREEDY, PROMPTS, QUIET, WARPED, check, check_prompts, made
+from tests.tiny import BLOCK, VOCAB, row, tiny_llama
 
 
 @torch.inference_mode()
@@ -29,6 +31,33 @@ def test_they_are_the_models_own_alone_and_in_company_whatever_else_is_asked() -
     assert alone[0][0] == together[0][0]
     for one, other in zip(alone[0][1], together[0][1], strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [64, 5])
+def test_those_of_a_prompt_are_the_models_own_and_told_once(blocks: int) -> None:
+    check_prompts(Runner, *tiny_llama(kv_heads=2), 40, blocks, within=1e-4)
+
+
+def test_those_of_a_long_prompt_are_made_in_pieces() -> None:
+    model, theirs = tiny_llama()
+    prompt = [(7 * i * i + 3) % VOCAB for i in range(SCORED * 3)]
+    asking = SamplingParams(temperature=0.0, logprobs=1, prompt_logprobs=True)
+    most, logits = 0, model.logits
+
+    def counted(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        most = max(most, len(hidden))
+        return logits(hidden)
+
+    model.logits = counted  # type: ignore[method-assign]
+    scheduler = Scheduler(BlockPool(64, BLOCK), max_running=1, step_tokens=len(prompt))
+    runner = Runner(model, blocks=64, block_size=BLOCK, vocab=VOCAB)
+    scheduler.add(row("0", prompt, 1, asking))
+    (piece,) = scheduler.plan()
+    runner.run([piece])
+    with torch.inference_mode():
+        check(theirs, prompt[:1], prompt, runner.scores["0"], 1, within=1e-4)
+    assert most == SCORED
 
 
 @torch.inference_mode()

@@ -26,16 +26,36 @@ def _one(told: TokenLogprob) -> dict[str, Any]:
 
 
 class Completion:
-    """The same for /v1/completions, piece by piece: it counts where each token begins in the text."""
+    """The same for /v1/completions, piece by piece: it counts where each token begins in the text.
 
-    def __init__(self) -> None:
+    echo: the prompt, where its tokens come first (`prompt`).
+    """
+
+    def __init__(self, echo: str = "") -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._echo = echo
+        self._begun = False
         self._chars = 0
+
+    def prompt(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Of the very first token nothing is known."""
+        if not self._chars and self._adds_a_space(tokens):
+            self._chars = -1
+        told = self.piece(tokens)
+        if tokens and not self._begun:
+            told["token_logprobs"][0] = told["top_logprobs"][0] = None
+            self._begun = True
+        return told
+
+    def _adds_a_space(self, tokens: Sequence[TokenLogprob]) -> bool:
+        """Whether the tokenizer put a space in front of the text, as SentencePiece does."""
+        first = next((told.token.utf8 for told in tokens if told.token.utf8), b"")
+        return first.startswith(b" ") and not self._echo.startswith(" ")
 
     def piece(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         offsets = []
         for told in tokens:
-            offsets.append(self._chars)
+            offsets.append(max(self._chars, 0))
             self._chars += len(self._utf8.decode(told.token.utf8))
         return {
             "tokens": [told.token.text for told in tokens],

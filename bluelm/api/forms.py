@@ -125,11 +125,13 @@ class CompletionForm(Form):
 
     def __init__(self, index: int, generation: Generation, echo: str = "") -> None:
         super().__init__(index, generation, echo)
-        self._chances = chances.Completion()
+        self._chances = chances.Completion(echo)
+        self._with_prompt = False
 
     def whole(self, text: str, reason: FinishReason) -> Told:
-        tokens = self.generation.tokens
-        logprobs = self._chances.piece(chances.of_text(tokens, reason)) if tokens else None
+        prompt, tokens = self.generation.prompt, self.generation.tokens
+        pieces = self._logprobs(prompt, tokens, reason)
+        logprobs = {name: [one for piece in pieces for one in piece[name]] for name in pieces[0]} if pieces else None
         return self._text(self.echo + text, finish(reason), logprobs)
 
     def opening(self) -> Iterable[Told]:
@@ -137,12 +139,22 @@ class CompletionForm(Form):
             yield self._text(self.echo)
 
     def pieces(self, chunk: Chunk) -> Iterable[Told]:
-        tokens = chances.of_text(chunk.tokens, chunk.finish_reason)
-        if chunk.text or tokens:
-            yield self._text(chunk.text, logprobs=self._chances.piece(tokens) if tokens else None)
+        told = self._logprobs(chunk.prompt, chunk.tokens, chunk.finish_reason)
+        for piece in told[:-1]:
+            yield self._text("", logprobs=piece)
+        if chunk.text or told:
+            yield self._text(chunk.text, logprobs=told[-1] if told else None)
 
     def closing(self, reason: FinishReason) -> Iterable[Told]:
         yield self._text("", finish(reason))
+
+    def _logprobs(
+        self, prompt: Sequence[TokenLogprob], tokens: Sequence[TokenLogprob], reason: FinishReason | None
+    ) -> list[Told]:
+        """Behind a prompt's tokens also the one that closes the answer: who evaluates counts on max_tokens of them."""
+        self._with_prompt = self._with_prompt or bool(prompt)
+        made = tokens if self._with_prompt else chances.of_text(tokens, reason)
+        return [*([self._chances.prompt(prompt)] if prompt else []), *([self._chances.piece(made)] if made else [])]
 
     def _text(self, text: str, reason: str | None = None, logprobs: Told | None = None) -> Told:
         return {"index": self.index, "text": text, "logprobs": logprobs, "finish_reason": reason}

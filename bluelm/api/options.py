@@ -42,6 +42,7 @@ CHAT: dict[str, Option] = {
 }
 COMPLETION: dict[str, Option] = {
     "best_of": Option((1,), _BEST),
+    "prompt_logprobs": Option((), "send echo and logprobs, which tell those of the prompt too."),
     "suffix": Option(("",), "leave it out: text can only be continued at its end."),
 }
 STREAM: dict[str, Option] = {"include_obfuscation": Option((False,), "nothing is added to hide lengths; leave it out.")}

@@ -234,14 +234,16 @@ class CompletionRequest(OpenAIAsked):
     prompt: Prompts = Field(
         description="the text to continue, as it is, or its token ids; or several", examples=["从前有座山，"]
     )
+    max_tokens: int | None = Field(
+        None, description="new tokens at most; 0 with echo and logprobs only", json_schema_extra={"minimum": 0}
+    )
     echo: bool | None = Field(None, description="put the prompt in front of its answers")
-    logprobs: Alternatives | None = Field(None, description="tell how likely each token was, and so many others")
+    logprobs: Alternatives | None = Field(
+        None, description="tell how likely each token was, and so many others; with echo the prompt's tokens too"
+    )
 
-    @model_validator(mode="after")
-    def _not_of_the_prompt(self) -> Self:
-        if self.echo and self.logprobs is not None:
-            raise UnsupportedOption("logprobs", "those of a prompt are not told: leave out echo or logprobs.")
-        return self
+    def sampling(self) -> dict[str, Any]:
+        return super().sampling() | {"prompt_logprobs": bool(self.echo) and self.logprobs is not None}
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:

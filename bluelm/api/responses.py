@@ -76,9 +76,9 @@ class ChatLogprobs(BaseModel):
 
 class CompletionLogprobs(BaseModel):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] = Field(description="the likeliest, and the token itself")
-    text_offset: list[int] = Field(description="characters of the answer before the token")
+    token_logprobs: list[float | None] = Field(description="null for the first token of a prompt")
+    top_logprobs: list[dict[str, float] | None] = Field(description="the likeliest, and the token itself")
+    text_offset: list[int] = Field(description="characters of the text before the token")
 
 
 Finish = Literal["stop", "length"]

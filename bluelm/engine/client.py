@@ -373,7 +373,7 @@ class EngineProcess:
         if generation is None:
             return
         if isinstance(news, Grown):
-            generation.push(Chunk(news.text, news.finish, news.usage, news.tokens))
+            generation.push(Chunk(news.text, news.finish, news.usage, news.tokens, news.prompt))
         else:
             generation.fail(BlueLMError.from_wire(news.error))  # type: ignore[attr-defined]
 

@@ -28,6 +28,7 @@ class Runs(Protocol):
     """What computes a step (bluelm.engine.runner.Runner)."""
 
     likely: dict[str, Likely]  # of the last step's tokens, by the ids of the rows whose settings ask for it
+    scores: dict[str, list[Likely]]  # of the prompt's tokens at Piece.scores, likewise
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]: ...
 
@@ -147,26 +148,38 @@ class EngineCore:
         if token is not None and token < 0:
             why = "The model gave no numbers (NaN) for this answer: try another prompt, or another precision."
             return self._fail(answer, GenerationFailed(why))
+        prompt = self._told_prompt(piece) if piece.row.params.prompt_logprobs else ()
+        if piece.row.max_tokens == piece.row.prompt_tokens:
+            token = None  # no answer is wanted
         self._add_up(piece, token, answer)
+        ends = piece.samples and token is None
         self.scheduler.commit(piece, token)
+        if ends:
+            return self._end(answer, "", FinishReason.LENGTH, prompt=prompt)
         if token is None:
-            return None
-        tokens = () if piece.row.params.logprobs is None else (self._told(piece.row, token),)
+            return Grown(piece.row.id, "", None, None, (), prompt) if prompt else None
+        return self._grow(answer, token, prompt)
+
+    def _grow(self, answer: _Answer, token: int, prompt: tuple[TokenLogprob, ...]) -> Grown | Failed | None:
+        """What a new token brings. prompt: what is told with it of the prompt's."""
+        row = answer.row
+        tokens = () if row.params.logprobs is None else (self._told(token, self.runner.likely[row.id]),)
         if token in self.tokenizer.stop_ids:
             text, hit = answer.rest()
-            return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP, tokens)
-        if piece.row.guide is not None:
+            return self._end(answer, text, FinishReason.STOP_STRING if hit else FinishReason.STOP, tokens, prompt)
+        if row.guide is not None:
             try:
-                piece.row.guide.take(token)
+                row.guide.take(token)
             except GenerationFailed as error:
                 return self._fail(answer, error)
         text, hit = answer.grow(token)
         if hit:
-            return self._end(answer, text, FinishReason.STOP_STRING, tokens)
-        if len(piece.row.tokens) >= piece.row.max_tokens:
+            return self._end(answer, text, FinishReason.STOP_STRING, tokens, prompt)
+        if len(row.tokens) >= row.max_tokens:
             more, hit = answer.rest()
-            return self._end(answer, text + more, FinishReason.STOP_STRING if hit else FinishReason.LENGTH, tokens)
-        return Grown(piece.row.id, text, None, None, tokens) if text or tokens else None
+            reason = FinishReason.STOP_STRING if hit else FinishReason.LENGTH
+            return self._end(answer, text + more, reason, tokens, prompt)
+        return Grown(row.id, text, None, None, tokens, prompt) if text or tokens else None
 
     def _add_up(self, piece: Piece, token: int | None, answer: _Answer) -> None:
         """Before the piece is committed."""
@@ -179,14 +192,24 @@ class EngineCore:
             self._begun += 1
             self._first_token_s += answer.first_at - answer.accepted_at
 
-    def _told(self, row: Row, token: int) -> TokenLogprob:
-        likely, of = self.runner.likely[row.id], self.tokenizer.token
+    def _told_prompt(self, piece: Piece) -> tuple[TokenLogprob, ...]:
+        """Before the piece is committed."""
+        row = piece.row
+        first = () if row.told else (TokenLogprob(self.tokenizer.token(row.tokens[0]), 0.0),)
+        scores = zip(piece.scores, self.runner.scores.get(row.id, ()), strict=True)
+        return *first, *(self._told(row.tokens[place], likely) for place, likely in scores)
+
+    def _told(self, token: int, likely: Likely) -> TokenLogprob:
+        of = self.tokenizer.token
         top = tuple(TokenLogprob(of(id), logprob) for id, logprob in likely.top)
         return TokenLogprob(of(token), likely.logprob, top)
 
-    def _end(self, answer: _Answer, text: str, reason: FinishReason, tokens: tuple[TokenLogprob, ...] = ()) -> Grown:
+    def _end(
+        self, answer: _Answer, text: str, reason: FinishReason, tokens: tuple[TokenLogprob, ...] = (),
+        prompt: tuple[TokenLogprob, ...] = (),
+    ) -> Grown:  # fmt: skip
         self._forget(answer)
-        return Grown(answer.row.id, text, reason, answer.usage(), tokens)
+        return Grown(answer.row.id, text, reason, answer.usage(), tokens, prompt)
 
     def _fail(self, answer: _Answer, error: BlueLMError) -> Failed:
         self._forget(answer)

@@ -126,6 +126,12 @@ class Generation:
             return tuple(token for chunk in self._chunks for token in chunk.tokens)
 
     @property
+    def prompt(self) -> tuple[TokenLogprob, ...]:
+        """The prompt's tokens so far; none unless that was asked for (SamplingParams.prompt_logprobs)."""
+        with self._changed:
+            return tuple(token for chunk in self._chunks for token in chunk.prompt)
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it goes on, and when it failed (see `error`)."""
         with self._changed:

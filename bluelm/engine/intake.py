@@ -45,7 +45,7 @@ def admit(
         if id >= tokenizer.size:
             raise InvalidParameter("logit_bias", id, f"for token ids from 0 to {tokenizer.size - 1}")
     max_new = window - len(tokens) if params.max_length is None else params.max_length
-    if max_new < 1 or len(tokens) + max_new > window:
+    if len(tokens) + max(max_new, 1) > window:  # the cache has room for the next token always
         raise PromptTooLong(len(tokens), max(max_new, 1), window, "messages" if isinstance(prompt, tuple) else "prompt")
     seed = secrets.randbits(32) if params.seed is None else params.seed
     return Admitted(tokens, dropped, max_new, seed)

@@ -177,16 +177,23 @@ class Llama:
     @torch.inference_mode()
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [k, vocab] of the step's sampled tokens; the step's keys and values are added to the cache."""
+        return self.logits(self.hidden(step, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[k, vocab], of what `hidden` gives."""
+        return self.weights.lm_head(hidden)
+
+    @torch.inference_mode()
+    def hidden(self, step: Step, cache: KVCache) -> Tensor:
+        """What lm_head reads of the step's sampled tokens: [k, hidden]; keys and values are added to the cache."""
         count = len(step.tokens)
         if self._traced and step.only_rows and step.groups[0].slots is None and count <= PIECE:
-            last = self._traced[count <= FEW](step, cache)
-        else:
-            layers = self._for_spans if step.spans else self.weights.layers
-            last = self._last(layers, step, cache.keys, cache.values)
-        return self.weights.lm_head(last)
+            return self._traced[count <= FEW](step, cache)
+        layers = self._for_spans if step.spans else self.weights.layers
+        return self._last(layers, step, cache.keys, cache.values)
 
     def _last(self, layers: Sequence[Layer], step: Step, keys: Tensor, values: Tensor) -> Tensor:
-        """What lm_head reads: [k, hidden]."""
+        """`hidden`, by these layers."""
         inner, eps = self.config.intermediate, self.config.norm_eps
         x = F.embedding(step.tokens, self.weights.embedding)
         cos, sin = self._cos[step.positions][:, None], self._sin[step.positions][:, None]

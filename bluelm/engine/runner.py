@@ -17,6 +17,7 @@ from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.sampler import likeliest, sample_row, uniform
 from bluelm.engine.scheduler import Piece, Row
 
+SCORED = 64  # places of a prompt whose logits are there at once
 FAILED = -1  # stands for a token where the model gave no numbers
 
 
@@ -24,7 +25,8 @@ class Runner:
     """A model with its cache, by PyTorch's own operations on any device.
 
     blocks: of the cache (0: `open` makes it later); vocab: ids from here on exist in the model but not in the
-    tokenizer: they are never sampled. likely: how likely the last step's tokens were, by the ids of the rows that ask.
+    tokenizer: they are never sampled. likely: how likely the last step's tokens were, by the ids of the rows that ask;
+    scores: the same of the prompts' tokens at Piece.scores.
     """
 
     batches = (1, FEW + 1)  # numbers of rows that are worth a test of their own
@@ -36,6 +38,7 @@ class Runner:
         self.device = model.weights.norm.device
         self._in_block = torch.arange(block_size, device=self.device)
         self.likely: dict[str, Likely] = {}
+        self.scores: dict[str, list[Likely]] = {}
         self.blocks = blocks
         self.cache = KVCache(model.config, max(blocks, 1) * block_size, model.weights.norm)
         self._kept = Kept()
@@ -50,7 +53,7 @@ class Runner:
     def run_for_logits(self, pieces: Sequence[Piece]) -> tuple[list[int | None], Tensor]:
         """`run`, and what the tokens were taken from: [pieces, vocab] float32. All sample; all are prompts, or all are
         single tokens of rows of one length."""
-        logits = self._forward(pieces)[:, : self.vocab].float()
+        logits = self.model.logits(self._forward(pieces))[:, : self.vocab].float()
         return [self._sample(row.clone(), piece.row) for row, piece in zip(logits, pieces, strict=True)], logits
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
@@ -64,8 +67,10 @@ class Runner:
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.likely = {}
         ordered = sorted(pieces, key=_place)
-        logits = self._forward(ordered)[:, : self.vocab]
         rows = [piece.row for piece in ordered if piece.samples]
+        hidden = self._forward(ordered)
+        logits = self.model.logits(hidden[: len(rows)])[:, : self.vocab]
+        self.scores = self._score(ordered, hidden[len(rows) :])
         if all(map(_is_plain, rows)):
             sampled = _greedy(logits)
         else:
@@ -73,12 +78,26 @@ class Runner:
         tokens = {row.id: token for row, token in zip(rows, sampled, strict=True)}
         return [tokens.get(piece.row.id) for piece in pieces]
 
+    def _score(self, pieces: Sequence[Piece], hidden: Tensor) -> dict[str, list[Likely]]:
+        """How likely the prompts' tokens were. hidden: of the tokens before them, in order."""
+        scores: dict[str, list[Likely]] = {}
+        for piece in pieces:
+            for first in range(0, len(piece.scores), SCORED):
+                some = piece.scores[first : first + SCORED]
+                logits = self.model.logits(hidden[: len(some)])[:, : self.vocab].float()
+                tokens = self._ids(piece.row.tokens[some.start : some.stop])
+                found = likeliest(logits, tokens, piece.row.params.logprobs or 0)
+                scores.setdefault(piece.row.id, []).extend(found.every())
+                hidden = hidden[len(some) :]
+        return scores
+
     def _forward(self, pieces: Sequence[Piece]) -> Tensor:
+        """What lm_head reads: of the tokens that sample, then of those before the places that are scored."""
         step = self._step(pieces)
         if step.only_rows and self.device.type == "cpu":
-            return self._kept.compute(self.model.forward, step, pieces, self.cache)
+            return self._kept.compute(self.model.hidden, step, pieces, self.cache)
         self._kept.forget()
-        return self.model.forward(step, self.cache)
+        return self.model.hidden(step, self.cache)
 
     def _sample(self, logits: Tensor, row: Row) -> int:
         logits, params = logits.float(), row.params
@@ -96,11 +115,13 @@ class Runner:
         positions: list[int] = []
         slots: list[int] = []
         sampled: list[int] = []
+        before: list[int] = []
         spans: list[Span] = []
         for piece in pieces:
             end = piece.start + piece.count
             if piece.samples:
                 sampled.append(len(tokens) + piece.count - 1)
+            before += [len(tokens) + place - 1 - piece.start for place in piece.scores]
             if piece.count > 1:
                 spans.append(self._span(piece, first=len(tokens)))
             tokens += piece.row.tokens[piece.start : end]
@@ -109,7 +130,7 @@ class Runner:
         singles = [piece for piece in pieces if piece.count == 1]
         return Step(
             self._ids(tokens), self._ids(positions), self._ids(slots), self._groups(singles), tuple(spans),
-            self._ids(sampled),
+            self._ids(sampled + before),
         )  # fmt: skip
 
     def _groups(self, singles: Sequence[Piece]) -> tuple[RowGroup, ...]:

@@ -120,6 +120,11 @@ class Likeliest:
         ids, best = self.ids[row, :count].tolist(), self.best[row, :count].tolist()
         return ranked(int(self.tokens[row]), float(self.logprobs[row]), ids, best)
 
+    def every(self) -> list[Likely]:
+        """All rows; on the host."""
+        told = (self.tokens.tolist(), self.logprobs.tolist(), self.ids.tolist(), self.best.tolist())
+        return [ranked(*row) for row in zip(*told, strict=True)]
+
 
 def likeliest(logits: Tensor, tokens: Tensor, count: int) -> Likeliest:
     """Log-softmax of the model's own logits [rows, vocab] float32: at `tokens` [rows] int64, and the greatest."""

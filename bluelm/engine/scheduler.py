@@ -27,6 +27,7 @@ class Row:
 
     tokens: prompt and answer so far. computed: how many of them have keys and values in `blocks`.
     names: digests of the full blocks. cached: prompt tokens that were found in the cache at first admission.
+    told: prompt tokens whose log-probabilities have been told, where that is asked (SamplingParams.prompt_logprobs).
     max_tokens: length at which the answer ends. share: whose it is. guide: says which tokens may come
     next, where not all may.
     """
@@ -39,6 +40,7 @@ class Row:
     prompt_tokens: int = 0
     computed: int = 0
     cached: int = 0
+    told: int = 0
     blocks: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     started: bool = False
@@ -60,6 +62,15 @@ class Piece:
     @property
     def samples(self) -> bool:
         return self.start + self.count == len(self.row.tokens)
+
+    @property
+    def scores(self) -> range:
+        """Places of the prompt's tokens whose log-probabilities come of this piece, each from the token before it.
+
+        Each is told once, also where a row is computed anew."""
+        row = self.row
+        end = min(self.start + self.count + 1, row.prompt_tokens) if row.params.prompt_logprobs else 0
+        return range(max(self.start + 1, row.told), end)
 
 
 class Scheduler:
@@ -147,6 +158,7 @@ class Scheduler:
         """Note that a piece was computed, and the token it gave (None for a piece that does not sample)."""
         row = piece.row
         row.computed = piece.start + piece.count
+        row.told = max(row.told, piece.scores.stop)
         if token is not None:
             row.tokens.append(token)
         size = self.pool.block_size
@@ -165,8 +177,9 @@ class Scheduler:
     def _admit(self) -> bool:
         """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
         row = self.waiting.next(self.running)
-        blocks, names = self.pool.match(row.tokens)
-        if self._is_coming(row, len(blocks)):
+        # What the cache has gives no log-probabilities.
+        blocks, names = ([], []) if row.params.prompt_logprobs else self.pool.match(row.tokens)
+        if not row.params.prompt_logprobs and self._is_coming(row, len(blocks)):
             return False
         needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)
         if needed + self.pool.unused(blocks) > self.pool.free:

@@ -112,6 +112,7 @@ class Grown(_Said, frozen=True):
     finish: FinishReason | None
     usage: Usage | None
     tokens: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 class Failed(_Said, frozen=True):

@@ -105,8 +105,18 @@ class Decoder:
 
     def sample(self, rows: int) -> None:
         """From the residual x [rows, hidden] to the states' next tokens."""
-        self._multiply("lm_head", self.x, self.weights.lm_head, self.logits, rows, PLAIN, self.weights.norm)
+        self._head(rows)
         sample(self.logits, self.slots, self.states, self._scratch, rows, self.vocab)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Logits [rows, vocab] behind the residuals x [rows, hidden], as many as the largest batch at most; they are
+        good until the next step."""
+        self.x[: len(x)] = x
+        self._head(len(x))
+        return self.logits[: len(x), : self.vocab]
+
+    def _head(self, rows: int) -> None:
+        self._multiply("lm_head", self.x, self.weights.lm_head, self.logits, rows, PLAIN, self.weights.norm)
 
     def _layer(self, index: int, rows: int) -> None:
         layer = self.weights.layers[index]

@@ -1,4 +1,4 @@
-"""How likely a step's tokens were, for rows that ask: operations behind the step's own, launched for no others."""
+"""How likely tokens were, new ones and those of prompts: operations behind a step's own, for rows that ask alone."""
 
 from __future__ import annotations
 
@@ -42,8 +42,31 @@ def note(rows: Sequence[Row], logits: Tensor, states: States) -> list[Noted]:
             tokens.clamp(min=0).long(),  # a failed row has none
             max(row.params.logprobs or 0 for row in chosen),
         )
-        noted.append(Noted(chosen, Likeliest(*map(_sent_home, (found.tokens, found.logprobs, found.ids, found.best)))))
+        noted.append(Noted(chosen, _home(found)))
     return noted
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was found of some places of a row's prompt; on the host once the step's tokens are there."""
+
+    row: Row
+    found: Likeliest
+
+
+def score(row: Row, places: range, logits: Tensor) -> list[Scored]:
+    """logits: [places, vocab] float32, of the tokens before them. Nothing is waited for."""
+    scored = []
+    for first in range(0, len(places), _SOME):
+        some = places[first : first + _SOME]
+        tokens = sent(row.tokens[some.start : some.stop], torch.int64, logits.device)
+        found = likeliest(logits[first : first + _SOME], tokens, row.params.logprobs or 0)
+        scored.append(Scored(row, _home(found)))
+    return scored
+
+
+def _home(found: Likeliest) -> Likeliest:
+    return Likeliest(*map(_sent_home, (found.tokens, found.logprobs, found.ids, found.best)))
 
 
 def _sent_home(tensor: Tensor) -> Tensor:

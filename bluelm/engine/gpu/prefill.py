@@ -122,10 +122,11 @@ class Prefill:
             x = self._forward(batch)
         return _Graph(batch, x, graph)
 
-    def __call__(self, pieces: Sequence[Piece]) -> Tensor:
-        """The residual [pieces, hidden] of each piece's last token, before the last norm."""
-        groups = list(self._groups(pieces))
-        return self._some(pieces) if len(groups) == 1 else torch.cat([self._some(group) for group in groups])
+    def __call__(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+        """The residual before the last norm: [pieces, hidden] of each piece's last token, and [places, hidden] of the
+        tokens before all places that are scored (Piece.scores)."""
+        found = [self._some(group) for group in self._groups(pieces)]
+        return found[0] if len(found) == 1 else (torch.cat([one for one, _ in found]), torch.cat([b for _, b in found]))
 
     def _groups(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         """In order, so many at a time that what is gathered for them stays small."""
@@ -138,18 +139,23 @@ class Prefill:
             group.append(piece)
         yield group
 
-    def _some(self, pieces: Sequence[Piece]) -> Tensor:
+    def _some(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         columns, row_slots = self._columns(pieces)
         counts = [piece.count for piece in pieces]
         lengths = [piece.start + piece.count for piece in pieces]
         starts = [[0, *accumulate(counts)], [0, *accumulate(lengths)]]
-        last = sent([end - 1 for end in starts[0][1:]], torch.int64, self.device)
+        wanted = [end - 1 for end in starts[0][1:]]
+        for begin, piece in zip(starts[0], pieces, strict=False):
+            wanted += [begin + place - 1 - piece.start for place in piece.scores]
+        chosen = sent(wanted, torch.int64, self.device)
         fitting = [key for key in self._graphs if key[0] >= sum(counts) and key[1] >= sum(lengths)]
         if fitting and len(pieces) <= _GRAPH_PIECES:
-            return self._replayed(self._graphs[min(fitting)], columns, row_slots, starts)[last]
-        ids = sent(np.concatenate((*columns, row_slots)), torch.int64, self.device)
-        batch = _Batch(ids, sent(starts, torch.int32, self.device), sum(counts), counts, lengths)
-        return self._forward(batch)[last]
+            x = self._replayed(self._graphs[min(fitting)], columns, row_slots, starts)[chosen]
+        else:
+            ids = sent(np.concatenate((*columns, row_slots)), torch.int64, self.device)
+            batch = _Batch(ids, sent(starts, torch.int32, self.device), sum(counts), counts, lengths)
+            x = self._forward(batch)[chosen]
+        return x[: len(pieces)], x[len(pieces) :]
 
     def _replayed(
         self, graph: _Graph, columns: list[np.ndarray], row_slots: np.ndarray, starts: list[list[int]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.gpu.decode import Decoder
-from bluelm.engine.gpu.likely import Noted, note
+from bluelm.engine.gpu.likely import Noted, Scored, note, score
 from bluelm.engine.gpu.prefill import Prefill
 from bluelm.engine.gpu.states import States, sent
 from bluelm.engine.likely import Likely
@@ -30,12 +30,13 @@ log = logging.getLogger("bluelm.engine")
 @dataclass(frozen=True, slots=True)
 class _Launch:
     """A step on its way. starts: position of the token it takes in, by row. tokens: [states] int32, once `done`; then
-    also what was noted of them."""
+    also what was noted of them, and of prompts."""
 
     starts: dict[Row, int]
     tokens: Tensor
     done: torch.cuda.Event | None
     noted: list[Noted]
+    scored: list[Scored]
 
     def read(self, states: dict[Row, int]) -> dict[Row, int]:
         """The sampled tokens, waited for."""
@@ -54,8 +55,8 @@ class GpuRunner:
 
     blocks, block_size: of the cache (0: `open` makes it later); vocab: ids from here on are never sampled; max_running:
     rows of a step at most; context: positions that rows reach (of the model, if not given); exact: a row that is alone
-    decodes as slowly as in company, and to the last bit the same. likely: as the Runner's. On a CPU the kernels need
-    TRITON_INTERPRET=1.
+    decodes as slowly as in company, and to the last bit the same. likely, scores: as the Runner's. On a CPU the
+    kernels need TRITON_INTERPRET=1.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class GpuRunner:
         self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, exact=exact)
         self._exact = exact
         self.likely: dict[str, Likely] = {}
+        self.scores: dict[str, list[Likely]] = {}
         self._slots: list[int] = []
         self._ahead: _Launch | None = None
         pinned = self.device.type == "cuda"
@@ -142,10 +144,12 @@ class GpuRunner:
             launches.append((self._fill(prompts, sampling), sampling))
         self._guess([piece.row for _, some in launches for piece in some])
         tokens: dict[Row, int] = {}
-        self.likely = {}
+        self.likely, self.scores = {}, {}
         for launch, some in launches:
             tokens |= launch.read({piece.row: self.states.slot(piece.row) for piece in some})
             self.likely |= launch.likely()
+            for one in launch.scored:
+                self.scores.setdefault(one.row.id, []).extend(one.found.every())
         return [tokens.get(piece.row) for piece in pieces]
 
     def _decodes(self, piece: Piece) -> bool:
@@ -191,7 +195,8 @@ class GpuRunner:
 
     def _fill(self, pieces: Sequence[Piece], sampling: Sequence[Piece]) -> _Launch:
         """Compute pieces of prompts; those that are complete sample."""
-        last = self._prefill(pieces)
+        last, before = self._prefill(pieces)
+        scored = self._score(pieces, before)
         if len(sampling) < len(pieces):
             chosen = [index for index, piece in enumerate(pieces) if piece.samples]
             last = last[sent(chosen, torch.int64, self.device)]
@@ -205,7 +210,17 @@ class GpuRunner:
             self._decoder.x[: len(some)] = last[first : first + most]
             self._decoder.sample(len(some))
             noted += note(some, self._decoder.logits[:, : self.vocab], self.states)
-        return self._launched({piece.row: piece.start + piece.count - 1 for piece in sampling}, noted)
+        return self._launched({piece.row: piece.start + piece.count - 1 for piece in sampling}, noted, scored)
+
+    def _score(self, pieces: Sequence[Piece], before: Tensor) -> list[Scored]:
+        """How likely the prompts' tokens were. before: residuals of the tokens before them, in order."""
+        most, scored = self._decoder.batches[-1], []
+        for piece in pieces:
+            for first in range(0, len(piece.scores), most):
+                some = piece.scores[first : first + most]
+                scored += score(piece.row, some, self._decoder.score(before[: len(some)]))
+                before = before[len(some) :]
+        return scored
 
     def _set_slots(self, rows: Sequence[Row], batch: int) -> None:
         slots = [self.states.slot(row) for row in rows] + [self.states.dummy] * (batch - len(rows))
@@ -213,7 +228,7 @@ class GpuRunner:
             self._decoder.slots[:batch] = sent(slots, torch.int32, self.device)
             self._slots = slots
 
-    def _launched(self, starts: dict[Row, int], noted: list[Noted]) -> _Launch:
+    def _launched(self, starts: dict[Row, int], noted: list[Noted], scored: Sequence[Scored] = ()) -> _Launch:
         """Have the tokens sent to the host as soon as they are there."""
         for row in starts:
             self.states.advance(row)
@@ -224,4 +239,4 @@ class GpuRunner:
         if self.device.type == "cuda":
             done = torch.cuda.Event()
             done.record()
-        return _Launch(starts, buffer, done, noted)
+        return _Launch(starts, buffer, done, noted, list(scored))
