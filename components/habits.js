@@ -4,6 +4,7 @@ const PHONE = window.matchMedia('(max-width: 768px)');
 const BOX = '[data-testid="stChatInputTextArea"]';
 const SEND = '[data-testid="stChatInputSubmitButton"]';
 const STEP = '[class*="st-key-icon_before_"] button, [class*="st-key-icon_after_"] button';
+const BUSY = '[data-test-script-state="running"]';
 const GOES_ELSEWHERE = '[class*="st-key-open_"] button, .st-key-new_chat button, '
   + '[data-testid="stSidebar"] a';
 
@@ -22,23 +23,30 @@ function goElsewhere(event) {
 }
 
 // The page follows the text while its reader is at the bottom. Streamlit's own following misses those who leave the
-// bottom or come back to it in the moment when text is added, so it may scroll only where this here would.
-const follow = { main: null, content: null, on: true, top: 0, height: 0, held: 0, aim: 0, until: 0 };
+// bottom or come back to it in the moment when text is added, and pulls back whoever is carried away by anything but a
+// wheel (the focus, a search in the page): it may not scroll.
+const follow = { main: null, content: null, on: true, top: 0, held: 0, aim: 0, until: 0 };
 const SCROLL_TOP = Object.getOwnPropertyDescriptor(Element.prototype, 'scrollTop');
 const following = () => follow.on && performance.now() > follow.held;
 const toTheEnd = () => follow.main?.scrollTo({ top: follow.main.scrollHeight, behavior: 'instant' });
-const resized = new ResizeObserver(() => { if (following()) toTheEnd(); });
+
+// What the page's own changes move, as when a part goes and comes back, is no movement of the reader: `scrolled` hears
+// of it in the next frame only, so where it left the page is noted at once.
+function changed() {
+  if (!follow.main) return;
+  if (following()) toTheEnd();
+  follow.top = follow.main.scrollTop;
+}
+const resized = new ResizeObserver(changed);
+const mutated = new MutationObserver(changed);
 
 function scrolled() {
   const { main } = follow;
-  const movedUp = main.scrollTop < follow.top - 1 && main.scrollHeight >= follow.height;
   // What was the bottom when the reader set out for it counts too: text may have been added on the way.
   const end = performance.now() < follow.until ? Math.min(follow.aim, main.scrollHeight) : main.scrollHeight;
-  const atBottom = end - main.clientHeight - main.scrollTop < 8;
-  if (atBottom) follow.on = true;
-  else if (movedUp) follow.on = false;
+  if (end - main.clientHeight - main.scrollTop < 8) follow.on = true;
+  else if (main.scrollTop < follow.top - 1) follow.on = false;
   follow.top = main.scrollTop;
-  follow.height = main.scrollHeight;
 }
 
 function setOut() {
@@ -58,13 +66,17 @@ function keepUp() {
     for (const kind of ['wheel', 'touchmove', 'keydown']) main.addEventListener(kind, setOut, { passive: true });
     Object.defineProperty(main, 'scrollTop', {
       get: () => SCROLL_TOP.get.call(main),
-      set: (top) => { if (following()) SCROLL_TOP.set.call(main, top); },
+      set: () => {},
     });
   }
   if (content !== follow.content) {
-    resized.disconnect();
-    if (content) resized.observe(content);
+    for (const observer of [resized, mutated]) observer.disconnect();
+    if (content) {
+      resized.observe(content);
+      mutated.observe(content, { childList: true, characterData: true, attributes: true, subtree: true });
+    }
   }
+  if (main !== follow.main) follow.top = 0;
   Object.assign(follow, { main, content });
 }
 
@@ -87,12 +99,16 @@ function holdStep(event) {
   if (!main || !message) return;
   const number = [...document.querySelectorAll('[data-testid="stChatMessage"]')].indexOf(message);
   const top = pressed.getBoundingClientRect().top;
-  follow.held = performance.now() + 1500;
+  follow.on = false;
+  const began = performance.now();
+  follow.held = began + 1500;
   for (const kind of ['wheel', 'pointerdown', 'keydown']) {
     main.addEventListener(kind, () => { follow.held = 0; }, { once: true, passive: true });
   }
   const hold = () => {
     if (performance.now() > follow.held) return;
+    const settled = Math.min(performance.now() + 500, began + 10_000);
+    if (document.querySelector(BUSY)) follow.held = Math.max(follow.held, settled);
     const now = document.querySelectorAll('[data-testid="stChatMessage"]')[number]?.querySelector(STEP);
     if (now) main.scrollBy({ top: now.getBoundingClientRect().top - top, behavior: 'instant' });
     requestAnimationFrame(hold);

@@ -83,11 +83,9 @@ def test_the_page_follows_the_text_only_from_the_bottom(reader: Callable[..., Br
     server.fake(answer=TALL, pause=0.03)
     page = opened(reader(), server.url)
     say(page, "go")
-    expect(page.locator(ANSWER).last).to_contain_text("line 25")
-    page.mouse.move(600, 300)
-    to_the_bottom(page)
     expect(page.locator(ANSWER).last).to_contain_text("line 40")
     page.wait_for_function(f"{LEFT} < 60")
+    page.mouse.move(600, 300)
     page.mouse.wheel(0, -300)
     page.wait_for_function(f"{LEFT} > 250")
     page.wait_for_timeout(400)  # a wheel goes on for a moment
