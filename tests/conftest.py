@@ -17,6 +17,8 @@ for name in [n for n in os.environ if n.startswith(("BLUELM_", "STREAMLIT_"))]:
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BLUELM_MODEL"] = "demo"  # not what somebody has downloaded
+# Two workers with two threads each would wait for one another at every product; an engine chooses for itself.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["BLUELM_DATA"] = tempfile.mkdtemp(prefix="bluelm-test-data-")
 
 BROWSER_REQUIRED = bool(os.environ.get("REQUIRE_BROWSER"))

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from bluelm import models, service
 from bluelm.config import load_settings
 from bluelm.store import conversations
-from bluelm.types import ModelKind, SamplingParams
+from bluelm.types import Message, ModelKind, Role, SamplingParams
 from components import demo, i18n, reader
 from tests.fakes import INFO, FakeEngine
 from tests.test_page import SCRIPT
@@ -58,7 +58,7 @@ def test_settings_of_a_browser_change_nothing(engine: FakeEngine, kind: ModelKin
         time.sleep(0.01)
     prompt, params = engine.seen[-1]
     assert params == demo.params(model) == SamplingParams(temperature=0.4, top_k=7, max_length=500)
-    assert isinstance(prompt, tuple) and [message.content for message in prompt] == ["Hello"]
+    assert prompt == ((Message(Role.USER, "Hello"),) if kind is ModelKind.CHAT else "Once")
 
 
 def test_answers_are_never_longer_than_an_audience_waits() -> None:

@@ -20,9 +20,10 @@ FILES = (
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not made for this system")
-def test_the_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_the_kernels_in_the_interpreter(file: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *FILES],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", file],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         text=True,
