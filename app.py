@@ -19,8 +19,9 @@ from starlette.routing import Route
 from streamlit import config
 from streamlit.starlette import App
 
-from bluelm import asking, auth, logs, service, store
+from bluelm import asking, auth, logs, service, sockets, store
 from bluelm.api import create_api, json_error
+from bluelm.api.serving import SEND_S
 from bluelm.api.trace import Traced
 from bluelm.errors import SettingError
 from bluelm.owner import OwnerCookie
@@ -45,6 +46,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     """Open the engine at once (it loads behind the scenes), and close it when the server ends."""
     logs.set_up(settings)
     asking.reopen()
+    sockets.cut_off_after(SEND_S)
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     service.history()  # from the start on, not from the first look

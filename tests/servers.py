@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -137,6 +138,7 @@ class FakeControls:
         self,
         *,
         answer: list[str] | None = None,
+        endless: str | None = None,
         pause: float | None = None,
         slots: int | None = None,
         places: int | None = None,
@@ -149,12 +151,14 @@ class FakeControls:
         model: dict[str, Any] | None = None,
         fail_after: int | None = None,
         waits: float | None = None,
+        send_s: float | None = None,
     ) -> None:
-        """answer: pieces of every answer from now on ([] for saying the prompt back). pause: seconds between pieces.
-        slots: answers at a time, others are refused; places: the same, but others wait. load_s: what a
-        restart takes. failed, trouble: of EngineState.
+        """answer: pieces of every answer from now on ([] for saying the prompt back); endless: or this piece
+        for ever. pause: seconds between pieces. slots: answers at a time, others are refused; places: the same, but
+        others wait. load_s: what a restart takes. failed, trouble: of EngineState.
         phase, progress, detail: of EngineState. model: fields of ModelInfo to change.
         fail_after: answers die after so many pieces (-1: no more). waits: seconds that submit takes.
+        send_s: after which a client that reads nothing is taken for gone.
         """
         from bluelm.errors import EngineDied
         from bluelm.types import ModelInfo, Phase, SamplingParams
@@ -163,6 +167,8 @@ class FakeControls:
         fake = self.engine
         if answer is not None:
             fake.script = (lambda prompt, params: answer) if answer else fakes.echo
+        if endless is not None:
+            fake.script = lambda prompt, params: itertools.repeat(endless)
         if pause is not None:
             fake.pause = pause
         if slots is not None:
@@ -185,6 +191,15 @@ class FakeControls:
             fake.fail_after, fake.failure = fail_after, None if fail_after < 0 else EngineDied("killed by a test")
         if waits is not None:
             self._wait_before_submit(waits)
+        if send_s is not None:
+            self._cut_off_after(send_s)
+
+    def _cut_off_after(self, seconds: float) -> None:
+        from bluelm import sockets
+        from bluelm.api import serving
+
+        serving.SEND_S = seconds
+        sockets.cut_off_after(seconds)
 
     def _wait_before_submit(self, seconds: float) -> None:
         plain = type(self.engine).submit

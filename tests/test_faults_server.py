@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import resource
 import signal
 import socket
 import struct
@@ -69,10 +71,7 @@ def test_a_client_may_leave_at_any_moment(server: Server, stage: str, reset: boo
             if reset:
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     server.wait_idle()
-    end = time.monotonic() + 5
-    while handles(server) > before and time.monotonic() < end:
-        time.sleep(0.02)
-    assert handles(server) <= before
+    until(lambda: handles(server) <= before)
     assert server.health()["status"] == "ok"
 
 
@@ -103,6 +102,36 @@ def test_a_client_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     while api.engine.running and time.monotonic() < end:
         time.sleep(0.005)
     assert not api.engine.running and len(sent) == 5
+
+
+def test_clients_that_read_nothing_keep_neither_answers_nor_handles_nor_memory(server: Server) -> None:
+    """Over real sockets, filled to the last: they are closed while their clients still hold on to them."""
+    httpx.get(server.url + "/health")
+    before, size = handles(server), resident(server)
+    server.fake(endless="x" * 20_000, pause=0.002, send_s=0.3)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            line = stack.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            line.connect(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+            line.sendall(raw(server))
+        until(lambda: server.health()["running"] == 8)
+        server.wait_idle()
+        until(lambda: handles(server) <= before)
+        assert resident(server) < size + 40 * 2**20
+    server.fake(answer=WORDS, pause=0.05, send_s=30.0)
+
+
+def until(reached: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def resident(server: Server) -> int:
+    """Bytes of memory."""
+    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def stream(server: Server, told: list[str], begun: threading.Event) -> None:

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bluelm.catalog",),
     ("bluelm.types", "bluelm.guest"),
     ("bluelm.sampling",),
-    ("bluelm.errors", "bluelm.venv"),
+    ("bluelm.errors", "bluelm.sockets", "bluelm.venv"),
     ("bluelm",),
 )
 
