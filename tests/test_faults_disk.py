@@ -64,6 +64,54 @@ def test_kills_in_mid_write_lose_nothing_that_was_kept(tmp_path: Path) -> None:
     store.close()
 
 
+FULL = """
+import errno, sys
+from pathlib import Path
+from bluelm.store import Store
+from bluelm.store.database import FILE, Database
+from tests.test_store import said, titles
+folder = Path(sys.argv[1])
+store = Store(Database(folder), 60, sweep_s=60)
+said(store, "me", "before")
+filler = folder / "filler"
+with filler.open("wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+for number in range(5):
+    during = said(store, "me", f"during {number} " + "word " * 150)
+    assert during.view().turns[-1].answer, "the chat goes on"
+assert store.trouble is not None and store.trouble.details["why"] == "full", store.trouble
+assert store.get(during.id, "me") is during
+filler.unlink()
+store.sweep()
+assert store.trouble is None and len(titles(store)) == 6
+store.close()
+again = Store(Database(folder), 60)
+assert len(titles(again)) == 6 and again.trouble is None
+with again.database.write() as connection:
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+again.close()
+print("kept")
+"""
+MOUNTED = 'mount -t tmpfs -o size=1m none "$0" && echo mounted && exec "$@"'
+
+
+def test_a_file_system_that_is_full_to_the_last_byte_stops_no_chat_and_damages_nothing(tmp_path: Path) -> None:
+    """A real one of 1 MB, seen by this process alone. Where none may be mounted, the system is made to refuse writes as
+    the test below has it, which is the same to SQLite but for its name."""
+    program = [sys.executable, "-c", FULL, str(tmp_path)]
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", MOUNTED, str(tmp_path), *program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "mounted" not in done.stdout:
+        test_writes_that_the_system_refuses_are_told_and_made_up_for(tmp_path)
+        return
+    assert done.stdout.split() == ["mounted", "kept"], done.stderr
+    assert not any(tmp_path.iterdir()), "it was written beside the small file system"
+
+
 REFUSED_WRITES = """
 import resource, signal, sys
 from pathlib import Path
