@@ -131,12 +131,19 @@ async function writeText(text) {
   if (!done) throw new Error('not copied');
 }
 
+// That a session is over is told to Streamlit's scripts alone, which try again for ever: its reader is to sign in.
+function noticeEnd(list) {
+  const shut = list.getEntries().some((each) => each.responseStatus === 401 && each.name.includes('/_stcore/'));
+  if (shut) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+}
+
 export default function ({ data }) {
   document.documentElement.lang = data.language; // for readers' voices, and for the shapes of Chinese characters
   if (window.bluelmHabits) return;
   window.bluelmHabits = true;
   if (!navigator.clipboard) Object.defineProperty(navigator, 'clipboard', { value: { writeText } });
   setInterval(keepUp, 300);
+  new PerformanceObserver(noticeEnd).observe({ type: 'resource' });
   window.addEventListener('keydown', leaveToInputMethod, true);
   document.addEventListener('keydown', sending, true);
   document.addEventListener('click', (event) => {

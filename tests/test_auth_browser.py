@@ -132,9 +132,27 @@ def test_through_a_tunnel_to_another_port_one_chats_and_signing_out_ends_every_t
         page.get_by_role("link", name="Sign out").click()
         page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(re.compile("/login$"))
-    other.reload()
     expect(other).to_have_url(re.compile("/login"))
     tunnel.close()
+
+
+def test_an_open_page_whose_session_is_over_leads_to_signing_in_and_back(context: BrowserContext, ways: Ways) -> None:
+    """The cookie is gone, as a browser drops one at its end, and the line breaks; nobody reloads."""
+    line = Line(ways.server.url)
+    page = context.new_page()
+    sign_in(page, line.url)
+    say(page, "before the end")
+    expect(page.locator(ANSWER).last).to_contain_text("before the end")
+    expect(page).to_have_url(re.compile(r"\?c="))
+    there = page.url
+    context.clear_cookies(name=re.compile("session"))
+    line.cut()
+    expect(page).to_have_url(re.compile("/login"))
+    page.fill("#passcode", PASSCODE)
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(there)
+    expect(page.locator(ANSWER).last).to_contain_text("before the end")
+    line.close()
 
 
 @pytest.mark.parametrize("way", ["platform", "rewriting"])
