@@ -27,13 +27,14 @@ class Small:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.fewest = 0
         self.likely: dict[str, Likely] = {}
         self.scores: dict[str, list[Likely]] = {}
         self.ran: list[int] = []
 
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
         count = sum(piece.count for piece in pieces)
-        if count > self.most:
+        if not self.fewest <= count <= self.most:
             raise OutOfMemory("no room for that")
         self.ran.append(count)
         self.scores = {piece.row.id: [Likely(-float(place), ()) for place in piece.scores] for piece in pieces}
@@ -87,3 +88,14 @@ def test_a_prompts_tokens_are_told_in_order_and_once_before_any_new_one(new: int
         usage = grown[-1].usage
         assert grown[-1].finish is FinishReason.LENGTH and usage is not None
         assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (length, new, 0)
+
+
+def test_a_step_that_could_be_no_smaller_makes_no_other_one_smaller() -> None:
+    """A new token for each row: what has no room for that fails, and prompts are computed as fast as before."""
+    runner, scheduler = Small(10_000), Scheduler(BlockPool(200, 16), max_running=8, step_tokens=256, alone_tokens=512)
+    core = EngineCore(scheduler, runner, TOKENIZER)
+    runner.fewest = 2
+    core.add(Request("0", [5] * 300, GREEDY, 0, 6, time.monotonic()))
+    news = [*core.step(), *core.step()]
+    assert [said.error["code"] for said in news if isinstance(said, Failed)] == ["out_of_memory"]
+    assert (scheduler.alone_tokens, scheduler.step_tokens) == (512, 256) and core.idle

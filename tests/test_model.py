@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bluelm.engine import kept
-from bluelm.engine.model import Llama
+from bluelm.engine.model import KVCache, Llama
 from bluelm.engine.weights import from_state_dict
 from bluelm.errors import CheckpointError
 from bluelm.types import SamplingParams
@@ -96,6 +96,10 @@ def test_the_same_seed_gives_the_same_text_in_any_company(temperature, top_p, to
     assert texts[0] == texts[1]
 
 
+def no_room(cache: KVCache, slots: torch.Tensor) -> KVCache:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("count", [3, 12])
 def test_decoding_by_a_trace_and_side_by_side_changes_no_bit(
@@ -105,9 +109,13 @@ def test_decoding_by_a_trace_and_side_by_side_changes_no_bit(
     config, rows = tiny_llama(kv_heads=2)[0].config, []
     model = Llama(config, from_state_dict(config, tensors))
     caches = []
-    for traces, most in ((model._traced, kept.MOST), ({}, kept.MOST), ({}, 0)):
+    for traces, most, gathered in (
+        (model._traced, kept.MOST, KVCache.gathered), ({}, kept.MOST, KVCache.gathered), ({}, 0, KVCache.gathered),
+        (model._traced, kept.MOST, no_room),
+    ):  # fmt: skip
         model._traced = traces
         monkeypatch.setattr(kept, "MOST", most)
+        monkeypatch.setattr(KVCache, "gathered", gathered)
         scheduler, runner = engine_parts(model)
         rows.append([row(str(i), prompt, 30) for i, prompt in enumerate(prompts(count, seed=2))])
         for each in rows[-1][1:]:

@@ -134,7 +134,8 @@ class EngineCore:
         try:
             tokens = self.runner.run(pieces)
         except OutOfMemory as error:
-            if self.scheduler.shrink():  # nothing was committed: the same tokens are computed again, fewer at a time
+            # Nothing was committed: the same tokens are computed again, fewer at a time, if they can be fewer.
+            if any(piece.count > 1 for piece in pieces) and self.scheduler.shrink():
                 log.warning("%s Steps have %d tokens from now on.", error.message, self.scheduler.alone_tokens)
                 return []
             return [self._fail(self._answers[piece.row.id], error) for piece in pieces]

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.attention import Step
+from bluelm.engine.memory import step_fits
 from bluelm.engine.model import KVCache
 from bluelm.engine.scheduler import Piece
+from bluelm.errors import OutOfMemory
 
 MOST = 256 << 20  # bytes of keys and values; beyond, gathering takes a small part of a step
 
@@ -40,7 +42,12 @@ class Kept:
             self.forget()
             return forward(step, cache)
         if self._held is None or self._held.slots != group.slots.numel() or not self._followed_by(pieces):
-            self._held = cache.gathered(group.slots.reshape(-1))
+            self.forget()
+            try:
+                with step_fits():
+                    self._held = cache.gathered(group.slots.reshape(-1))
+            except OutOfMemory:  # what is gathered a layer at a time needs less
+                return forward(step, cache)
         self._last = list(pieces)
         places = torch.arange(group.count) * group.slots.shape[1] + step.positions
         result = forward(replace(step, slots=places, groups=(replace(group, slots=None),)), self._held)
