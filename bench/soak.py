@@ -150,13 +150,18 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 async def beyond(client: httpx.AsyncClient) -> dict[str, Any]:
-    """400 at once, of which 32 run and 256 wait: the others are told so at once."""
-    told = await asyncio.gather(*(stream(client, f"{i} Hello", 8) for i in range(400)))
+    """400 at once, of which 32 run and 256 wait; and while the queue is full, some more, one after the other."""
+    asked = [asyncio.create_task(stream(client, f"{i} Hello", 8)) for i in range(400)]
+    while not any(task.done() and task.result().status == 429 for task in asked):
+        await asyncio.sleep(0.05)
+    late = [await stream(client, "Hello", 8) for _ in range(10)]
+    told = await asyncio.gather(*asked)
     refused = [one for one in told if one.status == 429]
     return {
         "asked": len(told), "answered": sum(one.whole for one in told), "refused": len(refused),
         "refused_after_s": spread([one.total_s for one in refused]),
         "with_retry_after": sum(bool(one.retry_after) for one in refused),
+        "late_ones_refused_after_s": spread([one.total_s for one in late if one.status == 429]),
     }  # fmt: skip
 
 
