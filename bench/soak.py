@@ -152,8 +152,9 @@ def spread(values: list[float]) -> dict[str, float]:
 async def beyond(client: httpx.AsyncClient) -> dict[str, Any]:
     """400 at once, of which 32 run and 256 wait; and while the queue is full, some more, one after the other."""
     asked = [asyncio.create_task(stream(client, f"{i} Hello", 8)) for i in range(400)]
-    while not any(task.done() and task.result().status == 429 for task in asked):
-        await asyncio.sleep(0.05)
+    for one in asyncio.as_completed(asked):
+        if (await one).status == 429:
+            break
     late = [await stream(client, "Hello", 8) for _ in range(10)]
     told = await asyncio.gather(*asked)
     refused = [one for one in told if one.status == 429]

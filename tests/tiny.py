@@ -39,9 +39,11 @@ def tiny_llama(*, kv_heads: int = 4, tied: bool = False, seed: int = 0) -> tuple
     return Llama(ours, from_state_dict(ours, tensors)), theirs
 
 
-def engine_parts(model: Llama, *, blocks: int = 64, max_running: int = 32, step_tokens: int = 64):  # type: ignore[no-untyped-def]
+def engine_parts(  # type: ignore[no-untyped-def]
+    model: Llama, *, blocks: int = 64, max_running: int = 32, step_tokens: int = 64, exact: bool = False
+):
     pool = BlockPool(blocks, BLOCK)
-    runner = Runner(model, blocks=blocks, block_size=BLOCK, vocab=model.config.vocab)
+    runner = Runner(model, blocks=blocks, block_size=BLOCK, vocab=model.config.vocab, exact=exact)
     return Scheduler(pool, max_running=max_running, step_tokens=step_tokens), runner
 
 

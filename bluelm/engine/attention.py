@@ -20,6 +20,7 @@ class Span:
     count: int
     slots: Tensor  # [length] int64: where the row's keys and values are
     mask: Tensor | None  # [count, length] bool, True where attention looks; None: causal from the very start
+    apart: bool = False  # each token by itself, so that its numbers do not depend on how many others are in the piece
 
     @property
     def causal(self) -> bool:
@@ -99,6 +100,10 @@ def _span(query: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
     count, heads, dim = query.shape
     k = keys.index_select(0, span.slots).transpose(0, 1)[None]
     v = values.index_select(0, span.slots).transpose(0, 1)[None]
+    if span.apart:
+        assert span.mask is not None
+        k, v, mask = k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1), span.mask[:, None, None]
+        return F.scaled_dot_product_attention(query.unflatten(1, (k.shape[1], -1)), k, v, attn_mask=mask).flatten(1)
     q = query.transpose(0, 1)[None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=span.mask, is_causal=span.causal, enable_gqa=True)
     return out[0].transpose(0, 1).reshape(count, heads * dim)

@@ -198,7 +198,7 @@ def _runner(model: Llama, opened: Opened, place: _Place, report: Report) -> tupl
             exact=place.kernels.exact,
         )  # fmt: skip
     else:
-        runner = Runner(model, block_size=BLOCK_SIZE, vocab=vocab)
+        runner = Runner(model, block_size=BLOCK_SIZE, vocab=vocab, exact=place.form.exact)
     fit = sizing.on_card(runner, place.card, wanted, token_bytes) if place.card else sizing.on_host(wanted, token_bytes)
     report("making room for the cache" if plain else "capturing graphs", 0.9)
     runner.open(fit.tokens // BLOCK_SIZE)

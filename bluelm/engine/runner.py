@@ -25,14 +25,16 @@ class Runner:
     """A model with its cache, by PyTorch's own operations on any device.
 
     blocks: of the cache (0: `open` makes it later); vocab: ids from here on exist in the model but not in the
-    tokenizer: they are never sampled. likely: how likely the last step's tokens were, by the ids of the rows that ask;
-    scores: the same of the prompts' tokens at Piece.scores.
+    tokenizer: they are never sampled. exact: no token's numbers depend on what else is in the step, or on how much of a
+    prompt. likely: how likely the last step's tokens were, by the ids of the rows that ask; scores: the same of the
+    prompts' tokens at Piece.scores.
     """
 
     batches = (1, FEW + 1)  # numbers of rows that are worth a test of their own
 
-    def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0) -> None:
+    def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0, exact: bool = False) -> None:
         self.model = model
+        self.exact = exact
         self.block_size = block_size
         self.vocab = vocab
         self.device = model.weights.norm.device
@@ -150,11 +152,14 @@ class Runner:
 
     def _span(self, piece: Piece, first: int) -> Span:
         length = piece.start + piece.count
+        padded = padded_length(length) if self.exact else length
+        slots = self._all_slots([piece.row], padded)[0]
+        slots[length:] = slots[0]  # its own: what a block held before may be no number
         mask = None
-        if piece.start:
-            columns = torch.arange(length, device=self.device)
-            mask = columns[None] <= columns[piece.start :, None]
-        return Span(first, piece.count, self._all_slots([piece.row], length)[0], mask)
+        if piece.start or self.exact:
+            columns = torch.arange(padded, device=self.device)
+            mask = columns[None] <= columns[piece.start : length, None]
+        return Span(first, piece.count, slots, mask, self.exact)
 
     def _all_slots(self, rows: Sequence[Row], length: int) -> Tensor:
         """Where each row's first `length` tokens are: [rows, length]. What a row has not is anywhere in its blocks."""
