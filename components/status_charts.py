@@ -87,9 +87,12 @@ def _spec(chart: _Chart, minutes: int) -> dict[str, Any]:
         "point": {"type": "point", "filled": True, "size": 45, "opacity": 0.75, "clip": True},
     }
     words = [tell(f"status.of.{kind}") for kind in chart.series]
-    scale = {"zero": True, "nice": True} if chart.top is None else {"domain": [0, chart.top], "nice": False}
+    # Of nothing but zeros Vega makes an axis of "0.000000".
+    top = chart.top or (None if any(value for values in chart.series.values() for value in values) else 1.0)
+    scale = {"zero": True, "nice": True} if top is None else {"domain": [0, top], "nice": False}
     return {
-        "mark": marks[chart.mark],
+        "description": tell(f"status.{chart.name}"),
+        "mark": {**marks[chart.mark], "aria": False},  # a point each is no help to those who listen
         "encoding": {
             "x": {"field": "age", "type": "quantitative", "scale": {"domain": [-60 * minutes, 0], "nice": False},
                   "axis": _time_axis(minutes)},

@@ -7,6 +7,7 @@ import socket
 import threading
 from pathlib import Path
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 expect.set_options(timeout=15_000)  # of every browser test: milliseconds
@@ -113,3 +114,10 @@ class Line:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def violations(page: Page) -> list[tuple[str, list[str]]]:
+    """What axe finds. Chromium and Firefox let keys scroll what scrolls, which axe does not know."""
+    options = {"rules": {"scrollable-region-focusable": {"enabled": False}}}
+    found = Axe().run(page, options=options).response["violations"]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
 
-from tests.browser_kit import ANSWER, BOX, LONG, answer, say, shot
+from tests.browser_kit import ANSWER, BOX, LONG, answer, say, shot, violations
 from tests.servers import Server, serve
 from tests.test_browser_chats import listed, opened, press, reader  # noqa: F401  (a fixture)
 
@@ -190,13 +189,6 @@ def test_text_and_code_are_copied_where_the_browser_gives_no_clipboard(
         page.locator(BOX).fill("")
         page.locator(BOX).press("Control+V")
         expect(page.locator(BOX)).to_have_value(text)
-
-
-def violations(page: Page) -> list[tuple[str, list[str]]]:
-    """What axe finds. Chromium and Firefox let keys scroll what scrolls, which axe does not know."""
-    options = {"rules": {"scrollable-region-focusable": {"enabled": False}}}
-    found = Axe().run(page, options=options).response["violations"]
-    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
 
 
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])

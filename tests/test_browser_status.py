@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_kit import ANSWER, BOX, LONG, grows, say, shot
+from tests.browser_kit import ANSWER, BOX, LONG, grows, say, shot, violations
 from tests.servers import Server, serve
 
 pytestmark = pytest.mark.browser
@@ -47,6 +47,7 @@ def test_the_engines_page_shows_it_at_work(browser: Browser, server: Server) -> 
     expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(4)
     expect(page.locator(".facts_table")).to_contain_text("float32")
     shot(page, "status")
+    assert violations(page) == []
     chat.get_by_role("button", name="Stop").click()
     expect(page.locator("[data-testid=stMetric]", has_text="Running")).to_contain_text("0")
     page.get_by_role("link", name="Back to the chat").click()
