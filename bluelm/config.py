@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     engines: int = Field(0, ge=0, le=64, description="engine processes; 0: one per card, one on a CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     quantization: Literal["none", "int8", "int4"] = Field("none", description="what 16-bit weights are rounded to")
-    kernels: Literal["auto", "plain"] = Field("auto", description="plain: PyTorch's own operations on a card too")
+    kernels: Literal["auto", "plain"] = Field("auto", description="plain: PyTorch's own operations alone")
     exact: bool = Field(False, description="other answers change no bit of an answer; costs speed")
     gpu_memory: float = Field(0.92, gt=0, description="what the engine may take of a card: up to 1 a share, above GB")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: one per core")

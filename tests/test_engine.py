@@ -89,7 +89,7 @@ def totals_now(engine: Engine) -> Totals:
 
 
 def test_an_answer_ends_with_its_reason_and_usage(engine: Engine) -> None:
-    generation = engine.submit(FRANCE, SamplingParams(max_length=5, seed=3))
+    generation = engine.submit(STORY, SamplingParams(max_length=5, seed=3))
     chunks = list(generation)
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     last = chunks[-1]

@@ -65,12 +65,13 @@ LOADS_TORCH = {
     )
 } | {"bluelm.export.packed", "bluelm.export.weights"}
 
-# The kernels' own package; with a dot, since the package itself may be asked for on machines without Triton.
-GPU_ROOM = "bluelm.engine.gpu."
+# The kernels' own packages; with a dot, since the packages themselves may be asked for on machines without Triton or
+# numba.
+KERNEL_ROOMS = ("bluelm.engine.gpu.", "bluelm.engine.native.")
 
 # What the web process is made of: no torch and no transformers, not even by way of another module.
 WEB = ("bluelm.api", "bluelm.service", "bluelm.prompt", "bluelm.engine.client")
-HEAVY = ("torch", "transformers", "triton", "gguf", "modelscope", "modelscope_hub", "huggingface_hub")
+HEAVY = ("torch", "transformers", "triton", "numba", "gguf", "modelscope", "modelscope_hub", "huggingface_hub")
 
 FUNCTION_LINES, FILE_LINES = 60, 400
 
@@ -158,9 +159,9 @@ def test_only_the_numeric_modules_load_torch_as_they_are_loaded() -> None:
     load = {
         module_name(file)
         for file in files("app.py", "download_model.py", "bluelm", "components", "pages")
-        if any(of_package(name, "torch", "triton") for name in imports(file, everywhere=False))
+        if any(of_package(name, "torch", "triton", "numba") for name in imports(file, everywhere=False))
     }
-    assert {name for name in load if not name.startswith(GPU_ROOM)} <= LOADS_TORCH
+    assert {name for name in load if not name.startswith(KERNEL_ROOMS)} <= LOADS_TORCH
 
 
 def test_types_and_errors_need_the_standard_library_only() -> None:

@@ -39,11 +39,20 @@ def tiny_llama(*, kv_heads: int = 4, tied: bool = False, seed: int = 0) -> tuple
     return Llama(ours, from_state_dict(ours, tensors)), theirs
 
 
+def runner_of(model: Llama) -> type[Runner]:
+    """What serves it."""
+    if not any(type(matrix).__name__ == "Native" for matrix in model.weights.matrices):
+        return Runner
+    from bluelm.engine.native.runner import NativeRunner
+
+    return NativeRunner
+
+
 def engine_parts(  # type: ignore[no-untyped-def]
     model: Llama, *, blocks: int = 64, max_running: int = 32, step_tokens: int = 64, exact: bool = False
 ):
     pool = BlockPool(blocks, BLOCK)
-    runner = Runner(model, blocks=blocks, block_size=BLOCK, vocab=model.config.vocab, exact=exact)
+    runner = runner_of(model)(model, blocks=blocks, block_size=BLOCK, vocab=model.config.vocab, exact=exact)
     return Scheduler(pool, max_running=max_running, step_tokens=step_tokens), runner
 
 

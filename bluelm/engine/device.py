@@ -98,6 +98,21 @@ def without_kernels(settings: Settings, device: torch.device, dtype: torch.dtype
     return ""
 
 
+def without_native(settings: Settings, device: torch.device, dtype: torch.dtype) -> str:
+    """Why plain PyTorch operations are to be used for matrices of 4 or 8 bits on a CPU; "" where its kernels can be."""
+    import torch
+
+    if device.type != "cpu":
+        return "it is a card"
+    if settings.kernels == "plain":
+        return "BLUELM_KERNELS is plain"
+    if dtype is not torch.bfloat16:
+        return "their cache is in bfloat16"
+    from bluelm.engine import native
+
+    return native.missing()
+
+
 def half_precision(device: torch.device) -> torch.dtype:
     """bfloat16, or float16 on a card that has no arithmetic for it."""
     import torch

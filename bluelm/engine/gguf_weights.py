@@ -11,9 +11,9 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from bluelm.engine.gguf_file import GGUFFile, StoredTensor
-from bluelm.engine.linear import Blocked, ByRows, Form, Grouped4, Int8, Stored, linear
+from bluelm.engine.linear import Blocked, ByRows, Form, Grouped4, Int8, Stored, linear, native_8
 from bluelm.engine.model import LlamaConfig, Weights
-from bluelm.engine.quantized import from_q4_1
+from bluelm.engine.quantized import from_q4_1, from_q8_0
 from bluelm.engine.weights import Progress, assemble
 from bluelm.errors import CheckpointError
 
@@ -90,6 +90,8 @@ def load_gguf(file: GGUFFile, config: LlamaConfig, form: Form, device: torch.dev
     if left:
         raise CheckpointError(f"The GGUF file has tensors that a Llama has not: {', '.join(sorted(left)[:5])}.")
     if keep and head is not None and head.kind == GGMLQuantizationType.Q8_0:
+        if form.native and (native := native_8(*from_q8_0(head.data))):
+            return replace(weights, lm_head=native)
         small = linear(Int8.of(_numbers(head).to(device), dtype), form)
         in_two = isinstance(weights.lm_head, Blocked) and not form.exact
         return replace(weights, lm_head=ByRows(small, weights.lm_head) if in_two else small)

@@ -256,12 +256,14 @@ Quantization = Literal["none", "int8", "int4"]
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a model keeps its matrices. dtype: of the vectors they multiply; None: their own. quantization: what matrices
-    of 16 bits are rounded to. kernels: on a card those of bluelm.engine.gpu multiply, not PyTorch's operations. exact:
-    on a CPU, a row's numbers do not depend on how many others there are."""
+    of 16 bits are rounded to. kernels: on a card those of bluelm.engine.gpu multiply, not PyTorch's operations; native:
+    on a CPU those of bluelm.engine.native multiply what is in 4 or 8 bits. exact: on a CPU, a row's numbers do not
+    depend on how many others there are."""
 
     dtype: torch.dtype | None = None
     quantization: Quantization = "none"
     kernels: bool = False
+    native: bool = False
     exact: bool = False
 
 
@@ -302,6 +304,10 @@ def linear(stored: Stored | Int8, form: Form = AS_STORED, *, spacious: bool = Fa
         return Blocked.of(stored, exact=form.exact) if blocked else Dense(stored)
     device = stored.codes.device
     found: Linear | None
+    if form.native:
+        found = native_8(stored.codes, stored.scale[:, None]) if isinstance(stored, Int8) else native_4(stored)
+        if found is not None:
+            return found
     if form.kernels:
         from bluelm.engine.gpu.packed import packed
 
@@ -315,3 +321,19 @@ def linear(stored: Stored | Int8, form: Form = AS_STORED, *, spacious: bool = Fa
     else:
         found = None
     return found or Dense(stored.dequantize().to(form.dtype or torch.float32))
+
+
+def native_4(stored: Grouped4) -> Linear | None:
+    """The matrix as the native kernels want it; None if they cannot do it."""
+    from bluelm.engine.native.matrices import Native
+
+    return (
+        Native.of_4(stored) if Native.takes(stored.codes, stored.scale, stored.minimum, stored.order) else None
+    )
+
+
+def native_8(codes: Tensor, scale: Tensor) -> Linear | None:
+    """The same for 8 bits. codes: int8 [out, in]; scale: [out, in / group]."""
+    from bluelm.engine.native.matrices import Native
+
+    return Native.of_8(codes, scale.float()) if Native.takes(codes, scale) else None

@@ -67,6 +67,7 @@ def load(settings: Settings, report: Report) -> Loaded:
     report("reading the tokenizer", 0.2)
     card = Card.take(settings.gpu_memory) if device.type == "cuda" else None
     opened = open_model(path, settings, device)
+    report("preparing kernels", 0.25)
     with memory.loading_fits():
         core, info, fit = _serving(settings, opened, _place(settings, opened, device, card), report)
     prepare = getattr(core.runner, "prepare", lambda: False)  # what computes on a card has it
@@ -102,6 +103,7 @@ def _form(settings: Settings, opened: Opened, dtype: torch.dtype, device: torch.
     asked = settings.quantization
     if asked == "none" and not opened.packed:
         return Form(dtype, exact=settings.exact)
+    no_native = devices.without_native(settings, device, dtype)
     missing = kernels.why_not()
     contradiction = ""
     if asked == "int8" and opened.packed:
@@ -114,7 +116,9 @@ def _form(settings: Settings, opened: Opened, dtype: torch.dtype, device: torch.
         contradiction = f"which a card computes by its kernels alone, and {missing}: set it to none"
     if contradiction:
         raise SettingError(f"BLUELM_QUANTIZATION is {asked}, {contradiction}.", param="quantization")
-    return Form(dtype, asked, kernels=not missing, exact=settings.exact)
+    if no_native and device.type == "cpu":
+        log.info("computing with PyTorch's own operations, which is slower: %s", no_native)
+    return Form(dtype, asked, kernels=not missing, native=not no_native, exact=settings.exact)
 
 
 def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) -> tuple[EngineCore, ModelInfo, Fit]:
@@ -190,7 +194,9 @@ def _runner(model: Llama, opened: Opened, place: _Place, report: Report) -> tupl
     vocab, wanted = opened.tokenizer.size, place.wanted
     token_bytes = opened.config.cache_numbers * model.weights.norm.element_size()
     runner: Runner | GpuRunner
-    if not plain:
+    if place.form.native and (native := _native(model, vocab, place.form.exact)):
+        runner = native
+    elif not plain:
         from bluelm.engine.gpu.runner import GpuRunner
 
         runner = GpuRunner(
@@ -203,6 +209,16 @@ def _runner(model: Llama, opened: Opened, place: _Place, report: Report) -> tupl
     report("making room for the cache" if plain else "capturing graphs", 0.9)
     runner.open(fit.tokens // BLOCK_SIZE)
     return runner, fit
+
+
+def _native(model: Llama, vocab: int, exact: bool) -> Runner | None:
+    """What computes in one call what PyTorch would do in hundreds; None if some of the matrices are not for it."""
+    from bluelm.engine.native.llama import NativeLlama
+    from bluelm.engine.native.runner import NativeRunner
+
+    if not NativeLlama.serves(model):
+        return None
+    return NativeRunner(model, block_size=BLOCK_SIZE, vocab=vocab, exact=exact)
 
 
 def _dtype(settings: Settings, opened: Opened, device: torch.device) -> torch.dtype:

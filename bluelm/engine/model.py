@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bluelm.engine.attention import Step, paged_attention
 from bluelm.engine.linear import FEW, PIECE, Linear, of_form
-from bluelm.engine.traced import Traced
+from bluelm.engine.traced import Traced, traceable
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +164,16 @@ class Llama:
     def __init__(self, config: LlamaConfig, weights: Weights, *, context: int | None = None) -> None:
         self.config = config
         self.weights = weights
-        angles = torch.outer(torch.arange(context or config.context, dtype=torch.float64), config.inverse_frequencies())
+        self.context = context or config.context
+        angles = torch.outer(torch.arange(self.context, dtype=torch.float64), config.inverse_frequencies())
         self._cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(weights.norm)
         self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(weights.norm)
         self._norms = [(doubled(layer.input_norm), doubled(layer.post_norm)) for layer in weights.layers]
         self._last_norm = doubled(weights.norm)
         # A prompt's last few tokens, where the others were in the cache, are multiplied as in the whole prompt.
         self._for_spans = [layer.with_matrices(lambda each: of_form(each, few=False)) for layer in weights.layers]
-        on_cpu = weights.norm.device.type == "cpu"
-        self._traced = {few: Traced(self._last, weights.layers, few=few) for few in (True, False)} if on_cpu else {}
+        traced = weights.norm.device.type == "cpu" and traceable(weights.layers)
+        self._traced = {few: Traced(self._last, weights.layers, few=few) for few in (True, False)} if traced else {}
 
     @torch.inference_mode()
     def forward(self, step: Step, cache: KVCache) -> Tensor:

@@ -72,6 +72,18 @@ def from_q4_1(blocks: np.ndarray) -> Grouped4:
     return Grouped4(torch.from_numpy(codes), scale, minimum)
 
 
+def from_q8_0(blocks: np.ndarray) -> tuple[Tensor, Tensor]:
+    """GGUF's Q8_0: weight = d * code in groups of 32. Gives codes, int8 [out, in], and d, float32 [out, in / 32].
+
+    blocks: uint8 [out, in / 32 * 34]: d in float16, then the codes.
+    """
+    rows = blocks.shape[0]
+    raw = np.ascontiguousarray(blocks).reshape(rows, -1, 34)
+    scale = np.ascontiguousarray(raw[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    codes = np.ascontiguousarray(raw[..., 2:]).view(np.int8).reshape(rows, -1)
+    return torch.from_numpy(codes), torch.from_numpy(scale)
+
+
 def nibbles(packed: Tensor) -> Tensor:
     """int32 [rows, n] to uint8 [rows, 8 n], lowest bits first."""
     shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)

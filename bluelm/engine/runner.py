@@ -30,7 +30,8 @@ class Runner:
     prompts' tokens at Piece.scores.
     """
 
-    batches = (1, FEW + 1)  # numbers of rows that are worth a test of their own
+    batches: tuple[int, ...] = (1, FEW + 1)  # numbers of rows that are worth a test of their own
+    rounds = False  # whether products round their inputs
 
     def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0, exact: bool = False) -> None:
         self.model = model
@@ -68,7 +69,7 @@ class Runner:
 
     def _run(self, pieces: Sequence[Piece]) -> list[int | None]:
         self.likely = {}
-        ordered = sorted(pieces, key=_place)
+        ordered = sorted(pieces, key=self._place)
         rows = [piece.row for piece in ordered if piece.samples]
         hidden = self._forward(ordered)
         logits = self.model.logits(hidden[: len(rows)])[:, : self.vocab]
@@ -92,6 +93,15 @@ class Runner:
                 scores.setdefault(piece.row.id, []).extend(found.every())
                 hidden = hidden[len(some) :]
         return scores
+
+    def _is_span(self, piece: Piece) -> bool:
+        """Whether attention looks at its tokens together (Span)."""
+        return piece.count > 1
+
+    def _place(self, piece: Piece) -> tuple[bool, int]:
+        """Order within a step: single tokens first, those of long rows before those of short ones (see Step)."""
+        span = self._is_span(piece)
+        return span, 0 if span else -piece.start
 
     def _forward(self, pieces: Sequence[Piece]) -> Tensor:
         """What lm_head reads: of the tokens that sample, then of those before the places that are scored."""
@@ -124,12 +134,12 @@ class Runner:
             if piece.samples:
                 sampled.append(len(tokens) + piece.count - 1)
             before += [len(tokens) + place - 1 - piece.start for place in piece.scores]
-            if piece.count > 1:
+            if self._is_span(piece):
                 spans.append(self._span(piece, first=len(tokens)))
             tokens += piece.row.tokens[piece.start : end]
             positions += range(piece.start, end)
             slots += self._slots(piece.row, piece.start, end)
-        singles = [piece for piece in pieces if piece.count == 1]
+        singles = [piece for piece in pieces if not self._is_span(piece)]
         return Step(
             self._ids(tokens), self._ids(positions), self._ids(slots), self._groups(singles), tuple(spans),
             self._ids(sampled + before),
@@ -187,8 +197,3 @@ def _greedy(logits: Tensor) -> list[int]:
     values, ids = logits.float().max(dim=1)
     pairs = zip(ids.tolist(), values.tolist(), strict=True)
     return [index if math.isfinite(value) else FAILED for index, value in pairs]
-
-
-def _place(piece: Piece) -> tuple[bool, int]:
-    """Order within a step: single tokens first, those of long rows before those of short ones (see Step)."""
-    return piece.count > 1, -piece.start if piece.count == 1 else 0

@@ -15,10 +15,16 @@ import torch
 from torch import Tensor
 
 from bluelm.engine.attention import RowGroup, Step
-from bluelm.engine.linear import Blocked, Linear, of_form
+from bluelm.engine.linear import Blocked, ByRows, Dense, Int4Cpu, Linear, of_form
 
 if TYPE_CHECKING:
     from bluelm.engine.model import KVCache, Layer
+
+
+def traceable(layers: Sequence[Layer]) -> bool:
+    """Whether all products are operations of PyTorch."""
+    return all(isinstance(matrix, Dense | Blocked | Int4Cpu | ByRows) for layer in layers for matrix in layer.matrices)
+
 
 Compute = Callable[[Sequence["Layer"], Step, Tensor, Tensor], Tensor]
 
