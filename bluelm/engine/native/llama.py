@@ -78,7 +78,7 @@ class NativeLlama:
         return job
 
     def hidden(self, tokens: Tokens) -> Tensor:
-        """What lm_head reads of the tokens in step.sampled: [sampled, hidden]; keys and values are added to the cache."""
+        """What lm_head reads of the step's sampled tokens: [k, hidden]; keys and values are added to the cache."""
         step, layers = tokens.step, self._model.config.layers
         with self._room(tokens) as (job, qkv, attended, result):
             if not step.spans:
