@@ -327,9 +327,7 @@ def native_4(stored: Grouped4) -> Linear | None:
     """The matrix as the native kernels want it; None if they cannot do it."""
     from bluelm.engine.native.matrices import Native
 
-    return (
-        Native.of_4(stored) if Native.takes(stored.codes, stored.scale, stored.minimum, stored.order) else None
-    )
+    return Native.of_4(stored) if Native.takes(stored.codes, stored.scale, stored.minimum, stored.order) else None
 
 
 def native_8(codes: Tensor, scale: Tensor) -> Linear | None:
