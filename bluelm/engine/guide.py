@@ -41,11 +41,21 @@ class Guide:
 
 
 class Guides:
-    """Makes the guides of one tokenizer's model. Loads llguidance when it is first asked for one."""
+    """Makes the guides of one tokenizer's model, for one thread. Loads llguidance when it is first asked for one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._vocabulary: Any = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether `start` will be quick, or refuse."""
+        return self._vocabulary is not None or not self.tokenizer.stop_ids
+
+    def prepare(self) -> None:
+        """Some tenths of a second, in part of which no other thread of Python goes on."""
+        if not self.ready:
+            self._vocabulary = _vocabulary(self.tokenizer)
 
     def start(self, schema: str) -> Guide:
         """schema: a JSON schema, as JSON text. Raises InvalidRequest for what it cannot hold an answer to."""
@@ -53,8 +63,7 @@ class Guides:
 
         if not self.tokenizer.stop_ids:
             raise _refusal("the model has no token that ends an answer")
-        if self._vocabulary is None:
-            self._vocabulary = _vocabulary(self.tokenizer)
+        self.prepare()
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS)
             if why := LLMatcher.validate_grammar(grammar, self._vocabulary):

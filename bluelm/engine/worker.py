@@ -1,7 +1,8 @@
 """The engine process: `python -m bluelm.engine.worker FD`, FD being its end of the socket pair to the app.
 
-Three threads: the main one loads the model and computes step after step; one takes what the app says (and tokenizes,
-so that a refusal comes at once); one sends a pulse. The process ends with the app: a cut line is its end.
+Four threads: the main one loads the model and computes step after step; one takes what the app says (and tokenizes,
+so that a refusal comes at once); one reads JSON schemas, which may take long; one sends a pulse. The process ends with
+the app: a cut line is its end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multiprocessing.connection import Connection
 from bluelm import logs
 from bluelm.config import Settings
 from bluelm.engine.core import Request
-from bluelm.engine.guide import Guides
+from bluelm.engine.guide import Guide, Guides
 from bluelm.engine.intake import Admitted, admit, detokenize, tokenize
 from bluelm.engine.loader import Loaded, load
 from bluelm.engine.memory import card_memory
@@ -48,6 +49,7 @@ from bluelm.types import Totals
 
 PULSE_S = 0.5
 QUEUE_S = 0.2
+IDLE_S = 1.0  # without requests, after which what a first schema needs is made
 KEPT_SHARE = 8  # of the queue: one part in so many more is for clients that have nothing open
 SWITCH_S = 0.0005  # the step's thread waits for a busy other one so long at most, not Python's 5 ms
 log = logging.getLogger("bluelm.engine")
@@ -70,10 +72,13 @@ class Worker:
         self._queue_at = 0.0
         self._prepare = loaded.prepare
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
+        self._schemas: queue.SimpleQueue[tuple[Submit, Admitted] | Cancel] = queue.SimpleQueue()
+        self._held: set[str] = set()  # ids whose schemas are there
 
     def run(self) -> None:
         """Compute until the process ends."""
-        threading.Thread(target=self._listen, name="intake", daemon=True).start()
+        for work, name in ((self._listen, "intake"), (self._read_schemas, "schemas")):
+            threading.Thread(target=work, name=name, daemon=True).start()
         while True:
             news = self._take_in()
             if not self.core.idle:
@@ -119,30 +124,61 @@ class Worker:
 
     def _listen(self) -> None:
         while True:
-            said = receive_or_end(self.line)
-            if isinstance(said, Cancel):
-                self._inbox.put(said)
-            elif isinstance(said, Submit):
-                self._submit(said)
-            elif isinstance(said, Tokenize | Detokenize):
-                self._tell(said)
+            self.hear(receive_or_end(self.line))
+
+    def hear(self, said: ToEngine) -> None:
+        """Take in what the app says; yes or no comes at once but for a JSON schema."""
+        if isinstance(said, Cancel):
+            (self._schemas if said.id in self._held else self._inbox).put(said)  # never before its request
+        elif isinstance(said, Submit):
+            self._submit(said)
+        elif isinstance(said, Tokenize | Detokenize):
+            self._tell(said)
 
     def _submit(self, asked: Submit) -> None:
         try:
             ok = self._admit(asked)
-            guide = self.guides.start(asked.params.json_schema) if asked.params.json_schema else None
         except Exception as error:  # a fault of one request is not to end the intake
-            refusal = told(error)
-            logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=refusal.code)
-            self.line.send(Refused(asked.id, refusal.to_wire()))
+            self._refuse(asked, error)
             return
+        self._coming[asked.id] = asked.caller.share
+        if asked.params.json_schema:
+            self._held.add(asked.id)
+            self._schemas.put((asked, ok))
+        else:
+            self._accept(asked, ok, None)
+
+    def _read_schemas(self) -> None:
+        while True:
+            try:
+                said = self._schemas.get(timeout=None if self.guides.ready else IDLE_S)
+            except queue.Empty:
+                if self.core.idle:
+                    self.guides.prepare()
+                continue
+            if isinstance(said, Cancel):
+                self._inbox.put(said)
+                continue
+            asked, ok = said
+            try:
+                self._accept(asked, ok, self.guides.start(asked.params.json_schema))
+            except Exception as error:
+                del self._coming[asked.id]
+                self._refuse(asked, error)
+            self._held.discard(asked.id)
+
+    def _refuse(self, asked: Submit, error: Exception) -> None:
+        refusal = told(error)
+        logs.event(log, "refused", request=asked.caller.request, answer=asked.id, code=refusal.code)
+        self.line.send(Refused(asked.id, refusal.to_wire()))
+
+    def _accept(self, asked: Submit, ok: Admitted, guide: Guide | None) -> None:
         logs.event(
             log, "accepted", request=asked.caller.request, answer=asked.id, prompt_tokens=len(ok.tokens),
-            dropped=ok.dropped or None, open=self.core.open + len(self._coming),
+            dropped=ok.dropped or None, open=self.core.open + len(self._coming) - 1,
         )  # fmt: skip
         self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
         share = asked.caller.share
-        self._coming[asked.id] = share
         self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share, guide))
 
     def _admit(self, asked: Submit) -> Admitted:
