@@ -103,18 +103,23 @@ class WrongModelKind(InvalidRequest):
 
 
 class PromptTooLong(InvalidRequest):
-    """Prompt and answer need more tokens than the window has. All figures are tokens."""
+    """Prompt and answer need more tokens than the window has. All figures are tokens; at_least: the prompt has more,
+    maybe, and was not counted to its end."""
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, max_length: int, window: int, param: str = "prompt") -> None:
+    def __init__(
+        self, prompt_tokens: int, max_length: int, window: int, param: str = "prompt", *, at_least: bool = False
+    ) -> None:
+        least = "at least " if at_least else ""
         super().__init__(
-            f"The prompt has {prompt_tokens} tokens and the answer may have {max_length}, together more than the "
-            f"{window} tokens this model can hold: shorten the prompt or lower max_length.",
+            f"The prompt has {least}{prompt_tokens} tokens and the answer may have {max_length}, together more than "
+            f"the {window} tokens this model can hold: shorten the prompt or lower max_length.",
             param=param,
             prompt_tokens=prompt_tokens,
             max_length=max_length,
             window=window,
+            at_least=at_least,
         )
 
 

@@ -63,6 +63,7 @@ def explain(error: BlueLMError, to: Language | None = None) -> str:
         values["progress"] = f"{values['progress']:.0%}"
     if "why" in values and (reason := f"{_REASONS.get(error.code)}.{values['why']}") in STRINGS[to]:
         values["reason"] = word(reason, to, **values)
+    values["least"] = word("at_least", to) if values.get("at_least") else ""
     if "line" in values:
         values["place"] = word("import.line" if values["line"] else "import.file_line", to, line=values["line"])
     try:

@@ -13,13 +13,14 @@ import tokenizers
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bluelm.engine import gguf_tokenizer
+from bluelm.engine import fast_tokenizer, gguf_tokenizer
 from bluelm.engine.gguf_file import GGUFFile
+from bluelm.engine.intake import admit
 from bluelm.engine.opening import embedded_model
 from bluelm.engine.tokenizer import Tokenizer, from_folder, from_gguf
-from bluelm.errors import CheckpointError
+from bluelm.errors import CheckpointError, PromptTooLong
 from bluelm.prompt import BlueLMTemplate, Part, plain, text_of
-from bluelm.types import Message, Role
+from bluelm.types import Message, Role, SamplingParams
 from tests.synthetic import bluelm_tokenizer_folder
 
 
@@ -256,3 +257,42 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         from_folder(tmp_path)
+
+
+runs = st.tuples(st.sampled_from([*" \n=-a\u2581\u30000中\xa0\x04\U00050000"]), st.integers(1, 300))
+
+
+@given(text=st.lists(runs.map(lambda run: run[0] * run[1]) | hostile, max_size=6).map("".join))
+def test_no_text_has_fewer_tokens_than_its_bytes_tell(
+    smollm: Tokenizer, llama_pair: tuple[Tokenizer, Any], text: str
+) -> None:
+    for tokenizer in (smollm, llama_pair[0]):
+        assert tokenizer.fewest(plain(text)) <= len(tokenizer.encode(plain(text), bos=False))
+    assert smollm.fewest(plain("a" * 10_000)) > 100 and llama_pair[0].fewest(plain("a" * 10_000)) > 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+        {"normalizer": {"type": "NFC"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"added_tokens": [{"id": 3, "content": "x", "special": False, "lstrip": True, "rstrip": False,
+                           "single_word": False, "normalized": False}]},
+    ],
+)  # fmt: skip
+def test_where_parts_of_a_text_may_be_dropped_its_bytes_tell_nothing(change: dict[str, Any]) -> None:
+    specification = gguf_tokenizer.specification(GGUFFile.open(embedded_model()).metadata) | change
+    vocabulary, _, _ = fast_tokenizer.load(specification)
+    assert vocabulary.longest == 0
+
+
+def test_a_prompt_far_too_long_is_refused_without_being_tokenized(
+    smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    text = "word " * 800_000
+    for prompt, drop in ((text, False), ((Message(Role.USER, text),), False), ((Message(Role.USER, text),), True)):
+        with pytest.raises(PromptTooLong, match=r"at least \d{5}") as caught:
+            admit(smollm, 2048, prompt, SamplingParams(max_length=5), drop_oldest=drop)  # type: ignore[arg-type]
+        assert caught.value.param == ("prompt" if isinstance(prompt, str) else "messages")

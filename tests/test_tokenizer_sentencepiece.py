@@ -33,7 +33,7 @@ class Twin:
     """One model in both forms: ours, and the sentencepiece library driven as the slow class drives it."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        model = sentencepiece_model(**VARIANTS[name])
+        self.name, model = name, sentencepiece_model(**VARIANTS[name])
         self.ours: Tokenizer = from_folder(bluelm_tokenizer_folder(folder / name, model))
         self.library = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.marker_ids = {marker: self.library.piece_to_id(marker) for marker in MARKERS} | CONTROL
@@ -231,3 +231,11 @@ def test_a_truncated_model_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor tokenizer\.model"):
         from_folder(tmp_path)
+
+
+@given(text=st.lists(st.tuples(st.sampled_from([*spaces, *odd, "a", "\ue000"]), st.integers(1, 40)), max_size=8))
+def test_no_text_has_fewer_tokens_than_its_bytes_tell(twin: Twin, text: list[tuple[str, int]]) -> None:
+    """Nor is anything told where the model may drop spaces, or take a run of unknown letters for one token."""
+    parts = plain("".join(piece * times for piece, times in text))
+    assert twin.ours.fewest(parts) <= len(twin.ours.encode(parts, bos=False))
+    assert twin.ours.fewest(plain("a" * 10_000)) > 100 or twin.name in ("nfkc", "suffix")

@@ -15,7 +15,7 @@ from bluelm.engine.core import Request
 from bluelm.engine.guide import Guides
 from bluelm.engine.loader import load
 from bluelm.engine.wire import Accepted, Cancel, Line, Refused, Submit, ToApp, ToEngine, Tokenize, TokensTold
-from bluelm.engine.worker import Worker
+from bluelm.engine.worker import LONG, Worker
 from bluelm.types import Message, Role, SamplingParams
 from tests.checkpoints import write_checkpoint
 
@@ -38,7 +38,7 @@ def asked(id: str, schema: str = "") -> Submit:
     return Submit(id, HELLO, SamplingParams(max_length=5, json_schema=schema), False)
 
 
-def test_a_schema_that_takes_long_keeps_nobody_else_waiting(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_long_keeps_nobody_else_waiting(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """And who cancels meanwhile is heard: behind the request, not before it."""
     app: Any = worker.app  # type: ignore[attr-defined]
     begun, go_on, start = threading.Event(), threading.Event(), Guides.start
@@ -49,8 +49,12 @@ def test_a_schema_that_takes_long_keeps_nobody_else_waiting(worker: Worker, monk
         return start(guides, schema)
 
     monkeypatch.setattr(Guides, "start", slow)
-    threading.Thread(target=worker._read_schemas, daemon=True).start()
-    for said in (asked("held", '{"type": "object"}'), asked("bad", '{"not": {}}')):
+    threading.Thread(target=worker._work_aside, daemon=True).start()
+    for said in (
+        asked("held", '{"type": "object"}'),
+        asked("bad", '{"not": {}}'),
+        Tokenize("long", "a" * LONG * 2, True),
+    ):
         worker.hear(said)
     assert begun.wait(10)
     worker.hear(Tokenize("told", "text", bos=True))
@@ -60,8 +64,8 @@ def test_a_schema_that_takes_long_keeps_nobody_else_waiting(worker: Worker, monk
     assert [(type(one), one.id) for one in news] == [(TokensTold, "told"), (Accepted, "plain")]
     assert worker.pulse().waiting == 3
     go_on.set()
-    news = [app.receive(), app.receive()]
-    assert [(type(one), one.id) for one in news] == [(Accepted, "held"), (Refused, "bad")]
+    news = [app.receive(), app.receive(), app.receive()]
+    assert [(type(one), one.id) for one in news] == [(Accepted, "held"), (Refused, "bad"), (TokensTold, "long")]
     assert "JSON schema" in news[1].error["message"]
     order = [worker._inbox.get(timeout=5) for _ in range(3)]
     assert [(type(one), one.id) for one in order] == [(Request, "plain"), (Request, "held"), (Cancel, "held")]
@@ -79,5 +83,5 @@ def test_what_a_first_schema_needs_is_made_when_nobody_asks(worker: Worker, monk
 
     monkeypatch.setattr(Guides, "prepare", noted)
     assert not worker.guides.ready
-    threading.Thread(target=worker._read_schemas, daemon=True).start()
+    threading.Thread(target=worker._work_aside, daemon=True).start()
     assert made.wait(10) and worker.guides.ready

@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from bluelm.engine.specials import Names, Vocabulary, is_marker
+from bluelm.engine.specials import Names, Vocabulary, is_marker, longest
 from bluelm.errors import CheckpointError
 
 
@@ -36,7 +36,11 @@ def load(specification: dict[str, Any]) -> tuple[Vocabulary, list[int], list[int
         if id not in special_ids:
             table[id] = bytes_of(token)
     fast = _build(_renamed(specification, names))
-    return Vocabulary(lambda text: _ids(fast, text), table, names, special_ids), *_around(fast)
+    space = 1 if _is_byte_level(specification) else len("\u2581".encode())
+    most = longest(table, names, space) if _keeps_all(specification) else 0
+    single = {bytes_of(piece) for piece in vocab if len(piece) in (1, 6)}
+    unseen = bytes(byte for byte in range(256) if bytes([byte]) not in single)
+    return Vocabulary(lambda text: _ids(fast, text), table, names, special_ids, most, unseen), *_around(fast)
 
 
 def _ids(fast: tokenizers.Tokenizer, text: str, special: bool = False) -> list[int]:
@@ -103,6 +107,19 @@ def _renamed(specification: dict[str, Any], names: Names) -> dict[str, Any]:
             "merges": [pair for pair in pairs if secret.keys().isdisjoint((*pair, "".join(pair)))],
         },
     }
+
+
+def _keeps_all(specification: dict[str, Any]) -> bool:
+    """Whether no step of it drops what has a token: nothing is stripped or normalized, letters are spelled in bytes."""
+    normalizer = specification.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    spaces = all(each["type"] == "Prepend" or each.get("pattern") == {"String": " "} for each in steps)
+    cuts = ("ByteLevel", "Digits", "Metaspace", "Split")
+    cut = all(each["type"] in cuts and each.get("behavior") != "Removed" for each in _steps(specification))
+    added = specification.get("added_tokens") or []
+    strips = any(token.get("lstrip") or token.get("rstrip") for token in added)
+    spelled = _is_byte_level(specification) or specification["model"].get("byte_fallback")
+    return bool(spaces and cut and not strips and spelled)
 
 
 def _is_byte_level(specification: dict[str, Any]) -> bool:

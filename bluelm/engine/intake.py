@@ -35,9 +35,9 @@ def admit(
     """The prompt's tokens and the answer's limits. Raises InvalidParameter, WrongModelKind, PromptTooLong."""
     dropped = 0
     if drop_oldest and isinstance(prompt, tuple):
-        prompt, dropped = fit_turns(
-            prompt, lambda some: len(tokenizer.encode(_parts(tokenizer, some))), _room(window, params)
-        )
+        prompt, dropped = fit_turns(prompt, lambda some: _count(tokenizer, some, window), _room(window, params))
+    if (fewest := _fewest(tokenizer, prompt)) > window:  # told in no time, where to count would take seconds
+        raise PromptTooLong(fewest, params.max_length or 1, window, _param(prompt), at_least=True)
     tokens = _encode(tokenizer, prompt)
     if not tokens:
         raise InvalidParameter("prompt", prompt, "a text that is not empty")
@@ -46,7 +46,7 @@ def admit(
             raise InvalidParameter("logit_bias", id, f"for token ids from 0 to {tokenizer.size - 1}")
     max_new = window - len(tokens) if params.max_length is None else params.max_length
     if len(tokens) + max(max_new, 1) > window:  # the cache has room for the next token always
-        raise PromptTooLong(len(tokens), max(max_new, 1), window, "messages" if isinstance(prompt, tuple) else "prompt")
+        raise PromptTooLong(len(tokens), max(max_new, 1), window, _param(prompt))
     seed = secrets.randbits(32) if params.seed is None else params.seed
     return Admitted(tokens, dropped, max_new, seed)
 
@@ -70,6 +70,21 @@ def _encode(tokenizer: Tokenizer, prompt: Prompt, *, bos: bool = True) -> list[i
     if isinstance(prompt, TokenIds):
         return list(_known(tokenizer, "prompt", prompt.ids))
     return tokenizer.encode(_parts(tokenizer, prompt), bos=bos)
+
+
+def _count(tokenizer: Tokenizer, messages: Sequence[Message], window: int) -> int:
+    """Tokens of a talk; where they are far more than the window, so many at least."""
+    parts = _parts(tokenizer, messages)
+    fewest = tokenizer.fewest(parts)
+    return fewest if fewest > window else len(tokenizer.encode(parts))
+
+
+def _fewest(tokenizer: Tokenizer, prompt: Prompt) -> int:
+    return len(prompt.ids) if isinstance(prompt, TokenIds) else tokenizer.fewest(_parts(tokenizer, prompt))
+
+
+def _param(prompt: Prompt) -> str:
+    return "messages" if isinstance(prompt, tuple) else "prompt"
 
 
 def _known(tokenizer: Tokenizer, name: str, ids: Sequence[int]) -> Sequence[int]:

@@ -18,12 +18,13 @@ from enum import IntEnum
 
 import sentencepiece
 
-from bluelm.engine.specials import Names, Vocabulary, is_marker
+from bluelm.engine.specials import Names, Vocabulary, is_marker, longest
 from bluelm.errors import CheckpointError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_PIECES, _SELF_TEST = 1, 4  # fields of ModelProto
+_PIECES, _NORMALIZER, _SELF_TEST = 1, 3, 4  # fields of ModelProto
 _PIECE, _TYPE = 1, 3  # fields of ModelProto.SentencePiece
+_CHARSMAP, _STRIPS = 2, 4  # fields of NormalizerSpec
 
 
 class Kind(IntEnum):
@@ -77,7 +78,17 @@ def load(model: bytes, declared: Mapping[int, str]) -> Vocabulary:
             ids += [ids_by_name[chunk]] if chunk in ids_by_name else processor.encode(chunk)
         return ids
 
-    return Vocabulary(encode, table, names, special_ids)
+    most = longest(table, names, len("\u2581".encode())) if keeps_all(model, pieces) else 0
+    return Vocabulary(encode, table, names, special_ids, most)
+
+
+def keeps_all(model: bytes, pieces: list[Piece]) -> bool:
+    """Whether no part of a text is dropped: every byte has a piece, and only the form of spaces is normalized."""
+    spec = next((value for field, _, _, value in fields(model) if field == _NORMALIZER), b"")
+    rules = {field: value for field, _, _, value in fields(spec)}
+    single = {bytes_of(piece) for piece in pieces if piece.kind is Kind.BYTE}
+    # remove_extra_whitespaces is on where the model does not say that it is off.
+    return not rules.get(_CHARSMAP) and rules.get(_STRIPS) == b"\x00" and len(single) == 256
 
 
 def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:

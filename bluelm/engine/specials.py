@@ -51,9 +51,19 @@ class Vocabulary:
     encode: ids of a whole string in which special tokens stand under their secret names; adds none itself.
     table: the bytes of each id's text, empty for the special ones. names: of the special tokens and chat markers.
     special_ids: control tokens; a chat marker that is an ordinary piece is not among them.
+    longest: bytes of a text that one token stands for at most; 0 where parts of a text may be dropped by the way.
+    unseen: bytes that have no token, and are dropped.
     """
 
     encode: Callable[[str], list[int]]
     table: Sequence[bytes]
     names: Names
     special_ids: frozenset[int]
+    longest: int = 0
+    unseen: bytes = b""
+
+
+def longest(table: Sequence[bytes], names: Names, space: int) -> int:
+    """Of all tokens, in bytes of text. space: bytes that what becomes a space may have."""
+    sizes = [len(text) + (space - 1) * text.count(b" ") for text in table]
+    return max(*sizes, *(len(name.encode()) for name in names.public.values()), 1)

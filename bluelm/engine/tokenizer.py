@@ -63,6 +63,13 @@ class Tokenizer:
         writes_bos = templated and self.template is not None and self.template.writes_bos
         return ids if self.bos_id is None or writes_bos or not bos else [self.bos_id, *ids]
 
+    def fewest(self, parts: Sequence[Part]) -> int:
+        """So many tokens at least has a prompt: no token stands for more bytes than the longest does. 0: not known."""
+        if not self._vocabulary.longest:
+            return 0
+        texts = (part.text.encode("utf-8", "surrogatepass").translate(None, self._vocabulary.unseen) for part in parts)
+        return -(-sum(map(len, texts)) // self._vocabulary.longest)
+
     def decoder(self) -> IncrementalDecoder:
         """For one answer: text that goes on where a prompt ended, so a leading space is kept; control tokens are ''."""
         return IncrementalDecoder(self._table)

@@ -1,7 +1,8 @@
 """The engine process: `python -m bluelm.engine.worker FD`, FD being its end of the socket pair to the app.
 
 Four threads: the main one loads the model and computes step after step; one takes what the app says (and tokenizes,
-so that a refusal comes at once); one reads JSON schemas, which may take long; one sends a pulse. The process ends with
+so that a refusal comes at once); one does what may take long, JSON schemas and long texts; one sends a
+pulse. The process ends with
 the app: a cut line is its end.
 """
 
@@ -45,10 +46,11 @@ from bluelm.engine.wire import (
     TokensTold,
 )
 from bluelm.errors import BlueLMError, GenerationFailed, OutOfMemory, QueueFull
-from bluelm.types import Totals
+from bluelm.types import Prompt, Totals
 
 PULSE_S = 0.5
 QUEUE_S = 0.2
+LONG = 65_536  # characters: what has more is not tokenized by the intake itself
 IDLE_S = 1.0  # without requests, after which what a first schema needs is made
 KEPT_SHARE = 8  # of the queue: one part in so many more is for clients that have nothing open
 SWITCH_S = 0.0005  # the step's thread waits for a busy other one so long at most, not Python's 5 ms
@@ -72,12 +74,12 @@ class Worker:
         self._queue_at = 0.0
         self._prepare = loaded.prepare
         self._inbox: queue.SimpleQueue[Request | Cancel] = queue.SimpleQueue()
-        self._schemas: queue.SimpleQueue[tuple[Submit, Admitted] | Cancel] = queue.SimpleQueue()
-        self._held: set[str] = set()  # ids whose schemas are there
+        self._aside: queue.SimpleQueue[Submit | Tokenize | Cancel] = queue.SimpleQueue()  # what may take long
+        self._held: set[str] = set()  # ids of requests that are there
 
     def run(self) -> None:
         """Compute until the process ends."""
-        for work, name in ((self._listen, "intake"), (self._read_schemas, "schemas")):
+        for work, name in ((self._listen, "intake"), (self._work_aside, "aside")):
             threading.Thread(target=work, name=name, daemon=True).start()
         while True:
             news = self._take_in()
@@ -127,45 +129,55 @@ class Worker:
             self.hear(receive_or_end(self.line))
 
     def hear(self, said: ToEngine) -> None:
-        """Take in what the app says; yes or no comes at once but for a JSON schema."""
+        """Take in what the app says; yes or no comes at once, but for what may take long."""
         if isinstance(said, Cancel):
-            (self._schemas if said.id in self._held else self._inbox).put(said)  # never before its request
+            (self._aside if said.id in self._held else self._inbox).put(said)  # never before its request
         elif isinstance(said, Submit):
             self._submit(said)
+        elif isinstance(said, Tokenize) and _is_long(said.prompt):
+            self._aside.put(said)
         elif isinstance(said, Tokenize | Detokenize):
             self._tell(said)
 
     def _submit(self, asked: Submit) -> None:
         try:
-            ok = self._admit(asked)
-        except Exception as error:  # a fault of one request is not to end the intake
+            self._refuse_if_full(asked.caller.share)
+        except QueueFull as error:
             self._refuse(asked, error)
             return
         self._coming[asked.id] = asked.caller.share
-        if asked.params.json_schema:
+        if asked.params.json_schema or _is_long(asked.prompt):
             self._held.add(asked.id)
-            self._schemas.put((asked, ok))
+            self._aside.put(asked)
         else:
-            self._accept(asked, ok, None)
+            self._admit(asked)
 
-    def _read_schemas(self) -> None:
+    def _work_aside(self) -> None:
         while True:
             try:
-                said = self._schemas.get(timeout=None if self.guides.ready else IDLE_S)
+                said = self._aside.get(timeout=None if self.guides.ready else IDLE_S)
             except queue.Empty:
                 if self.core.idle:
                     self.guides.prepare()
                 continue
             if isinstance(said, Cancel):
                 self._inbox.put(said)
-                continue
-            asked, ok = said
-            try:
-                self._accept(asked, ok, self.guides.start(asked.params.json_schema))
-            except Exception as error:
-                del self._coming[asked.id]
-                self._refuse(asked, error)
-            self._held.discard(asked.id)
+            elif isinstance(said, Tokenize):
+                self._tell(said)
+            else:
+                self._admit(said)
+                self._held.discard(said.id)
+
+    def _admit(self, asked: Submit) -> None:
+        """Accept or refuse a request that is among those that come."""
+        try:
+            ok = admit(self.tokenizer, self.window, asked.prompt, asked.params, drop_oldest=asked.drop_oldest)
+            guide = self.guides.start(asked.params.json_schema) if asked.params.json_schema else None
+        except Exception as error:  # a fault of one request is not to end the intake
+            del self._coming[asked.id]
+            self._refuse(asked, error)
+            return
+        self._accept(asked, ok, guide)
 
     def _refuse(self, asked: Submit, error: Exception) -> None:
         refusal = told(error)
@@ -180,10 +192,6 @@ class Worker:
         self.line.send(Accepted(asked.id, len(ok.tokens), ok.dropped, ok.seed))
         share = asked.caller.share
         self._inbox.put(Request(asked.id, ok.tokens, asked.params, ok.seed, ok.max_new, time.monotonic(), share, guide))
-
-    def _admit(self, asked: Submit) -> Admitted:
-        self._refuse_if_full(asked.caller.share)
-        return admit(self.tokenizer, self.window, asked.prompt, asked.params, drop_oldest=asked.drop_oldest)
 
     def _refuse_if_full(self, share: str) -> None:
         """What is kept free of a full queue is for those who have nothing open: nobody shuts others out."""
@@ -200,6 +208,12 @@ class Worker:
             self.line.send(TokensTold(asked.id, tokenize(self.tokenizer, asked.prompt, bos=asked.bos)))
         except Exception as error:
             self.line.send(Refused(asked.id, told(error).to_wire()))
+
+
+def _is_long(prompt: Prompt) -> bool:
+    if isinstance(prompt, tuple):
+        return sum(len(message.content) for message in prompt) > LONG
+    return isinstance(prompt, str) and len(prompt) > LONG
 
 
 def told(error: Exception) -> BlueLMError:

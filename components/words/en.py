@@ -230,8 +230,9 @@ WORDS = {
     "mark.excluded": "This message is not sent along with later ones.",
     "mark.kept": "No new answer could be made, so this one stays.",
     "dropped": "The {n} oldest messages no longer fit in the context and were left out of this answer.",
-    "error.context_length_exceeded": "This is too long: the message has {prompt_tokens} tokens and the answer may "
-    "have {max_length}, but the model holds {window} in all. Shorten the message or lower max_length.",
+    "at_least": "at least ",
+    "error.context_length_exceeded": "This is too long: the message has {least}{prompt_tokens} tokens and the answer "
+    "may have {max_length}, but the model holds {window} in all. Shorten the message or lower max_length.",
     "error.queue_full": "Too many are asking right now ({waiting} wait). Try again in {retry_after} seconds.",
     "error.engine_loading": "The model is still loading ({progress}). Try again in some seconds.",
     "error.engine_died": "The engine stopped while it worked on this answer. It is starting again: press Retry in "

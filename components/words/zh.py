@@ -224,7 +224,8 @@ WORDS = {
     "mark.excluded": "这条消息不会随后续消息一起发送。",
     "mark.kept": "未能生成新的回答，保留原回答。",
     "dropped": "最早的 {n} 条消息已放不进上下文，本次回答没有用到它们。",
-    "error.context_length_exceeded": "内容太长：消息有 {prompt_tokens} 个 token，回答最多 {max_length} 个，"
+    "at_least": "至少",
+    "error.context_length_exceeded": "内容太长：消息有{least} {prompt_tokens} 个 token，回答最多 {max_length} 个，"
     "而模型总共只能容纳 {window} 个。请缩短消息或调小 max_length。",
     "error.queue_full": "现在提问的人太多（{waiting} 个在排队），请 {retry_after} 秒后再试。",
     "error.engine_loading": "模型仍在加载（{progress}），请过几秒再试。",
