@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bluelm.config import ROOT
+from bluelm.engine import native
 from bluelm.engine.attention import Span, Step
 from bluelm.engine.gguf_file import GGUFFile
 from bluelm.engine.gguf_weights import gguf_config, load_gguf
@@ -28,6 +29,7 @@ from bluelm.engine.linear import Dense, Form, Linear, linear
 from bluelm.engine.model import KVCache, Layer, Llama, LlamaConfig, Weights
 from bluelm.engine.opening import embedded_model
 from bluelm.engine.rounding import rounded, to_int4
+from bluelm.engine.sizing import BLOCK_SIZE
 from bluelm.engine.tokenizer import from_gguf
 from bluelm.prompt import plain
 
@@ -100,10 +102,17 @@ def every_form(weights: Weights) -> dict[str, Callable[[], Weights]]:
 
 
 def logits(model: Llama, ids: Tensor) -> Tensor:
-    """float32 [len(ids), vocab]."""
-    places = torch.arange(len(ids))
+    """float32 [len(ids), vocab]; by the CPU's kernels where they serve the model."""
+    places, cache = torch.arange(len(ids)), KVCache(model.config, WINDOW, model.weights.norm)
+    if not native.missing():
+        from bluelm.engine.native.llama import NativeLlama, Tokens, blocks_of
+
+        if NativeLlama.serves(model):
+            blocks = blocks_of([range(WINDOW // BLOCK_SIZE)]).expand(len(ids), -1).contiguous()
+            tokens = Tokens(Step(ids, places, places, (), (), places), blocks)
+            return model.logits(NativeLlama(model, cache, BLOCK_SIZE).hidden(tokens)).float()
     step = Step(ids, places, places, (), (Span(0, len(ids), places, None),), places)
-    return model.forward(step, KVCache(model.config, len(ids), model.weights.norm)).float()
+    return model.forward(step, cache).float()
 
 
 def compared(config: LlamaConfig, forms: dict[str, Callable[[], Weights]], windows: list[Tensor]) -> dict[str, Any]:
@@ -150,6 +159,9 @@ def on_the_demo_model() -> dict[str, Any]:
     weights = load_gguf(file, config, FORMS["float32"], CPU, lambda _: None)
     forms = every_form(weights)
     forms["the file's own 4 bits"] = lambda: load_gguf(file, config, Form(torch.bfloat16), CPU, lambda _: None)
+    if not native.missing():
+        by_kernels = Form(torch.bfloat16, native=True)
+        forms["the same, by the CPU's kernels"] = lambda: load_gguf(file, config, by_kernels, CPU, lambda _: None)
     windows = [part for part in ids.split(WINDOW) if len(part) == WINDOW][:WINDOWS]
     return {
         "model": embedded_model().stem,
