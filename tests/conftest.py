@@ -44,6 +44,21 @@ def chromium_path() -> str:
     pytest.skip("no Chromium: apt install chromium, or set CHROMIUM to its path")
 
 
+@pytest.fixture(scope="session")
+def started_app() -> Iterator[Any]:
+    from tests.servers import serve
+
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def fake_server(started_app: Any) -> Any:
+    """The real app over the fake, one for all files that do not end it; the fake says prompts back, and has time."""
+    started_app.fake(answer=[], pause=0.0, slots=32, phase="ready", progress=1.0, fail_after=-1, waits=0.0)
+    return started_app
+
+
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Any]:
     """A Chromium of a test file's own."""

@@ -23,16 +23,9 @@ HI: list[Any] = [{"role": "user", "content": "你好 world"}]
 COUNT = [f"{number} " for number in range(1000)]
 
 
-@pytest.fixture(scope="module")
-def started() -> Iterator[Server]:
-    with serve() as server:
-        yield server
-
-
 @pytest.fixture
-def server(started: Server) -> Server:
-    started.fake(answer=[], pause=0.0, slots=32, phase="ready", progress=1.0, fail_after=-1, waits=0.0)
-    return started
+def server(fake_server: Server) -> Server:
+    return fake_server
 
 
 @pytest.fixture

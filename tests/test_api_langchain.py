@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -12,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
-from tests.servers import Server, serve
+from tests.servers import Server
 
 FORM = ['{"answer": null, "function_calls": [{"name": "Weather", "para', 'meters": {"city": "北京"}}]}']
 
@@ -23,16 +22,9 @@ class Weather(BaseModel):
     city: str = Field(description="its name")
 
 
-@pytest.fixture(scope="module")
-def started() -> Iterator[Server]:
-    with serve() as server:
-        yield server
-
-
 @pytest.fixture
-def server(started: Server) -> Server:
-    started.fake(answer=[], pause=0.0, slots=32)
-    return started
+def server(fake_server: Server) -> Server:
+    return fake_server
 
 
 @pytest.fixture

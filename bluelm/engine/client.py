@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 
 from bluelm.config import ROOT, Settings
 from bluelm.engine.choice import Choice
+from bluelm.engine.desk import Desk, Reply
 from bluelm.engine.generation import Generation
 from bluelm.engine.wire import (
     Accepted,
@@ -26,7 +27,6 @@ from bluelm.engine.wire import (
     Configure,
     Detokenize,
     Fatal,
-    Grown,
     Line,
     Loading,
     Pulse,
@@ -51,7 +51,6 @@ from bluelm.errors import (
 from bluelm.types import (
     NOBODY,
     Caller,
-    Chunk,
     EngineState,
     ModelInfo,
     Phase,
@@ -69,7 +68,6 @@ LOAD_TRIES = 5  # deaths in a row before the model was ready; then it stays down
 # several times slower beside a busy browser). Matrices in huge pages are read faster (glibc from 2.35 on; elsewhere it
 # changes nothing). The user's own settings win.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "20000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-Reply = Accepted | TokensTold | TextTold
 log = logging.getLogger("bluelm.engine")
 
 
@@ -86,9 +84,7 @@ class EngineProcess:
         self._was_ready = False  # whether the process that ended last had its model loaded
         self._fatal = ""  # why it could not load it, and will not the next time
         self._process: subprocess.Popen[bytes] | None = None
-        self._replies: dict[str, queue.SimpleQueue[Reply | BlueLMError]] = {}
-        self._open: dict[str, Generation] = {}
-        self._queue: tuple[str, ...] = ()  # ids of those that wait, next first
+        self._desk = Desk()
         self._before = Totals()  # of the processes that have ended
         self._ids = itertools.count(1)
         self._closed = threading.Event()
@@ -105,7 +101,7 @@ class EngineProcess:
     @property
     def open(self) -> int:
         """Answers that have not ended yet."""
-        return len(self._open)
+        return self._desk.open
 
     def submit(
         self, prompt: Prompt, params: SamplingParams, *, drop_oldest: bool = False, caller: Caller = NOBODY
@@ -117,7 +113,7 @@ class EngineProcess:
         assert model is not None
         generation = Generation(
             id, model=model.id, prompt_tokens=0, window=model.context, seed=0, on_cancel=lambda: self._cancel(id),
-            place=lambda: self._place(id),
+            place=lambda: self._desk.place(id),
         )  # fmt: skip
         answer = self._ask(Submit(id, prompt, params, drop_oldest, caller), generation)
         assert isinstance(answer, Accepted)
@@ -156,15 +152,11 @@ class EngineProcess:
 
     def _ask(self, said: Submit | Tokenize | Detokenize, opens: Generation | None = None) -> Reply:
         """What the engine answers. opens: the answer that begins with a yes. Raises the engine's no."""
-        reply: queue.SimpleQueue[Reply | BlueLMError] = queue.SimpleQueue()
-        with self._lock:
+        with self._lock:  # in one step: what is expected of a process that is gone would never come
             self._refuse_unless_ready()
             line = self._line
             assert line is not None
-            # Both are known before the engine can speak of them: its first news may come right behind its yes.
-            self._replies[said.id] = reply
-            if opens is not None:
-                self._open[said.id] = opens
+            reply = self._desk.expect(said.id, opens)
         answer: Reply | BlueLMError
         try:
             line.send(said)
@@ -177,10 +169,7 @@ class EngineProcess:
         except queue.Empty:
             self._cancel(said.id)
             answer = EngineUnavailable(f"The engine gave no answer for {ANSWER_S:.0f} seconds: try again later.")
-        with self._lock:
-            self._replies.pop(said.id, None)
-            if isinstance(answer, BlueLMError):
-                self._open.pop(said.id, None)
+        self._desk.answered(said.id, no=isinstance(answer, BlueLMError))
         if isinstance(answer, BlueLMError):
             raise answer
         return answer
@@ -200,7 +189,7 @@ class EngineProcess:
             if self._closed.is_set():
                 raise EngineDown("The engine was closed: start the app again.")
             self._choice.ask(settings, may_go_back=may_go_back)
-            detail = "waiting for open answers" if self._open else "starting"
+            detail = "waiting for open answers" if self.open else "starting"
             self._state = replace(
                 self._state, phase=Phase.LOADING, progress=0.0, detail=detail, failed="", trouble="",
                 checkpoint=self._choice.checkpoint,
@@ -213,10 +202,6 @@ class EngineProcess:
         if line is not None:
             with contextlib.suppress(OSError):  # cut: the supervisor is ending this answer with EngineDied
                 line.send(Cancel(id))
-
-    def _place(self, id: str) -> int:
-        queue = self._queue
-        return queue.index(id) + 1 if id in queue else 0
 
     def _kill(self) -> None:
         process = self._process
@@ -292,7 +277,7 @@ class EngineProcess:
         look = min(LOOK_S, silence_s / 4)
         try:
             while not why:
-                if self._choice.is_due(len(self._open)):
+                if self._choice.is_due(self.open):
                     why = ASKED
                 elif wait([connection], timeout=look):
                     why, silent = self._hear(self._line.receive()), 0.0
@@ -335,14 +320,12 @@ class EngineProcess:
     def _hear(self, said: ToApp) -> str:
         """Pass its news on; why it has to be ended, "" where all is well."""
         match said:
-            case Step(news, queue):
-                self._queue = self._queue if queue is None else queue
-                for grown in news:
-                    self._tell(grown.id, grown)
-            case Accepted(id) | TokensTold(id) | TextTold(id) | Refused(id):
-                reply = self._replies.get(id)
-                if reply is not None:
-                    reply.put(BlueLMError.from_wire(said.error) if isinstance(said, Refused) else said)
+            case Step():
+                self._desk.tell(said)
+            case Refused(id, error):
+                self._desk.reply(id, BlueLMError.from_wire(error))
+            case Accepted(id) | TokensTold(id) | TextTold(id):
+                self._desk.reply(id, said)
             case Pulse(running, waiting, cache_used, gpu_used, gpu_total, totals, step_s):
                 self._set(
                     running=running, waiting=waiting, cache_used=cache_used, gpu_memory_used=gpu_used,
@@ -365,28 +348,11 @@ class EngineProcess:
             if self._choice.wish is None:  # else it is about to end
                 self._state = replace(self._state, phase=Phase.READY, progress=1.0, detail="")
 
-    def _tell(self, id: str, news: object) -> None:
-        with self._lock:
-            generation = self._open.get(id)
-            if generation is not None and not (isinstance(news, Grown) and news.finish is None):
-                del self._open[id]
-        if generation is None:
-            return
-        if isinstance(news, Grown):
-            generation.push(Chunk(news.text, news.finish, news.usage, news.tokens, news.prompt))
-        else:
-            generation.fail(BlueLMError.from_wire(news.error))  # type: ignore[attr-defined]
-
     def _lose_all(self, error: BlueLMError) -> None:
         with self._lock:
-            replies, self._replies = dict(self._replies), {}
-            lost, self._open = dict(self._open), {}
-            self._queue, self._before = (), self._state.totals
+            self._before = self._state.totals
             self._state = replace(self._state, running=0, waiting=0, cache_used=0)
-        for reply in replies.values():
-            reply.put(error)
-        for generation in lost.values():
-            generation.fail(error)
+        self._desk.lose(error)
 
 
 def _ending(code: int) -> str:
