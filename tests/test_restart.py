@@ -24,7 +24,7 @@ from tests.fakes import FakeEngine
 from tests.test_fleet import ANY, fleet_of, said
 
 QUESTION = (Message(Role.USER, "Tell me a long story about the sea."),)
-FRANCE = (Message(Role.USER, "What is the capital of France?"),)
+FRANCE = (Message(Role.USER, "Name the capital of France."),)  # a clear choice each time: no rounding changes it
 ONE = SamplingParams(temperature=0.0, max_length=1)
 LONG = SamplingParams(temperature=0.0, max_length=900)
 
