@@ -158,3 +158,16 @@ def test_what_is_no_number_spoils_its_own_row_alone(model: Llama) -> None:
         each.tokens.append(token)
     tokens = runner.run([Piece(each, 4, 1) for each in rows])
     assert tokens[1] == FAILED and FAILED not in (tokens[0], tokens[2])
+
+
+def test_a_cache_that_others_may_write_is_not_taken(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    kept = native.cache_folder()
+    assert kept == native.cache_folder() and kept.is_relative_to(home)
+    kept.chmod(0o777)
+    other = native.cache_folder()
+    assert not other.is_relative_to(home) and not other.stat().st_mode & 0o077
+    other.rmdir()

@@ -36,13 +36,15 @@ def missing() -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: another folder for each version of their code, which numba would not see."""
+    """Where compiled kernels are kept: another folder for each version of their code, which numba would not see. It
+    runs what it finds there, so a folder that others may write is not taken, but a new one for this process."""
     code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = root / "bluelm" / f"native-{hashlib.sha256(code).hexdigest()[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+        if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
