@@ -118,6 +118,15 @@ def test_a_completion_streams_its_text(api: Api) -> None:
     assert {event["object"] for event in told} == {"text_completion"}
 
 
+def test_an_event_is_one_line_to_every_client_whatever_the_model_says(api: Api) -> None:
+    said = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\rj\r\nk\n\nl你😀"
+    api.engine.script = lambda prompt, params: [said]
+    answer = api.chat("hi", stream=True)
+    assert events(answer)[1]["choices"][0]["delta"]["content"] == said
+    lines = answer.text.splitlines()
+    assert len(lines) == 2 * len(events(answer)) and not any(lines[1::2])
+
+
 def test_what_is_known_before_a_stream_is_refused_before_it(api: Api) -> None:
     api.engine.refusal = QueueFull(3)
     answer = api.chat("hi", stream=True)

@@ -91,5 +91,10 @@ class Reply:
         return {**self._head, "object": kind, "system_fingerprint": self._fingerprint, "choices": choices, **more}
 
 
+# Many clients end a line at these too, and would cut an event in two (httpx's aiter_lines, str.splitlines).
+ENDS_OF_LINES = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
+
+
 def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {text.translate(ENDS_OF_LINES)}\n\n"
