@@ -32,7 +32,7 @@ def figure(page: Page, name: str) -> str:
 
 
 def test_the_engines_page_shows_it_at_work(browser: Browser, server: Server) -> None:
-    server.fake(answer=LONG, pause=0.02)
+    server.fake(answer=LONG, pause=0.05)
     chat = visitor(browser, server.url)
     say(chat, "go")
     grows(chat)
@@ -47,9 +47,9 @@ def test_the_engines_page_shows_it_at_work(browser: Browser, server: Server) -> 
     expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(4)
     expect(page.locator(".facts_table")).to_contain_text("float32")
     shot(page, "status")
-    assert violations(page) == []
     chat.get_by_role("button", name="Stop").click()
     expect(page.locator("[data-testid=stMetric]", has_text="Running")).to_contain_text("0")
+    assert violations(page) == []
     page.get_by_role("link", name="Back to the chat").click()
     expect(page.locator(BOX)).to_be_visible()
     page.context.close()
