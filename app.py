@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
@@ -25,6 +26,7 @@ from bluelm.api.serving import SEND_S
 from bluelm.api.trace import Traced
 from bluelm.errors import SettingError
 from bluelm.owner import OwnerCookie
+from components import left_pages
 
 log = logging.getLogger("bluelm.app")
 api = create_api(service.engine)
@@ -50,12 +52,14 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     service.history()  # from the start on, not from the first look
+    letting_go = asyncio.create_task(left_pages.let_go())
     try:
         with answers_end_at_a_signal() as ending:
             async with api.router.lifespan_context(api):
                 yield
             await to_thread.run_sync(ending.wait_drained)
     finally:
+        letting_go.cancel()
         await to_thread.run_sync(service.close)
         await to_thread.run_sync(store.close)  # behind the engine: what was being answered is kept as far as it was
 
