@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bluelm.doctor import Level, fault, look, ok
+import pytest
+
+from bluelm.doctor import Level, fault, look, ok, setting
 from bluelm.doctor.__main__ import line
 from tests.servers import ROOT, free_port
 
@@ -74,3 +76,14 @@ def test_a_check_that_breaks_is_a_finding_and_not_the_end() -> None:
     assert [one.level for one in told] == [Level.OK, Level.FAULT, Level.FAULT]
     assert line(told[-1]) == "FAULT  second: two lines -> mend it"
     assert any("odd" in one.found for one in told)
+
+
+def test_a_missing_demo_model_is_a_fault_only_where_nothing_else_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "model").mkdir()
+    for model, level in (("demo", Level.FAULT), (str(tmp_path / "model"), Level.NOTE)):
+        monkeypatch.setenv("BLUELM_MODEL", model)
+        (found,) = look([setting.demo_model])
+        assert found.level is level and "make setup" in found.found + found.cure

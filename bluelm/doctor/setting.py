@@ -54,9 +54,19 @@ def model() -> Iterator[Finding]:
 
 
 def demo_model() -> Iterator[Finding]:
+    """Missing, it is a fault only where nothing else would be served."""
+    from bluelm import models
+    from bluelm.config import load_settings
     from bluelm.engine.opening import embedded_model
+    from bluelm.errors import CheckpointError
 
-    yield ok("demo model", str(embedded_model()))
+    try:
+        yield ok("demo model", str(embedded_model()))
+    except CheckpointError as error:
+        if models.find(load_settings()) is None:
+            raise
+        found, _, cure = error.message.partition(": ")
+        yield note("demo model", found, cure.rstrip("."))
 
 
 def _size(path: Path) -> int:
