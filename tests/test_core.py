@@ -27,7 +27,7 @@ class Small:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.fewest = 0
+        self.fewest = self.refused = 0
         self.likely: dict[str, Likely] = {}
         self.scores: dict[str, list[Likely]] = {}
         self.ran: list[int] = []
@@ -35,6 +35,7 @@ class Small:
     def run(self, pieces: Sequence[Piece]) -> list[int | None]:
         count = sum(piece.count for piece in pieces)
         if not self.fewest <= count <= self.most:
+            self.refused += 1
             raise OutOfMemory("no room for that")
         self.ran.append(count)
         self.scores = {piece.row.id: [Likely(-float(place), ()) for place in piece.scores] for piece in pieces}
@@ -99,3 +100,22 @@ def test_a_step_that_could_be_no_smaller_makes_no_other_one_smaller() -> None:
     news = [*core.step(), *core.step()]
     assert [said.error["code"] for said in news if isinstance(said, Failed)] == ["out_of_memory"]
     assert (scheduler.alone_tokens, scheduler.step_tokens) == (512, 256) and core.idle
+
+
+def test_steps_are_as_large_as_at_first_once_there_is_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took the memory may have gone; where not, larger steps are tried ever more seldom."""
+    now = 1000.0
+    monkeypatch.setattr("bluelm.engine.core.time.monotonic", lambda: now)
+    runner, scheduler = Small(100), Scheduler(BlockPool(200, 16), max_running=8, step_tokens=256, alone_tokens=512)
+    core = EngineCore(scheduler, runner, TOKENIZER)
+    core.add(Request("0", [5] * 300, GREEDY, 0, 2000, now))
+    for _ in range(120):
+        core.add(Request(str(now), [5] * 300, GREEDY, 0, 1, now))
+        core.step()
+        now += 60
+    assert 3 < runner.refused < 12
+    runner.most = 10_000
+    for _ in range(10):
+        core.step()
+        now += 3600
+    assert (scheduler.alone_tokens, scheduler.step_tokens) == (512, 256)

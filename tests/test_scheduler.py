@@ -48,6 +48,12 @@ class Serving(RuleBasedStateMachine):
         if self.scheduler.shrink():
             assert self.scheduler.step_tokens <= self.scheduler.alone_tokens < before
 
+    @rule()
+    def memory_again(self) -> None:
+        while self.scheduler.enlarge():
+            pass
+        assert self.scheduler.step_tokens <= self.scheduler.alone_tokens
+
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

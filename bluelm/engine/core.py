@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bluelm.engine.guide import Guide
 
 log = logging.getLogger("bluelm.engine")
+LARGER_AFTER_S = 60.0  # steps that were made smaller are tried larger again; twice as late each time that was in vain,
+LARGER_AT_LAST_S = 3600.0  # up to this
 
 
 class Runs(Protocol):
@@ -90,6 +92,7 @@ class EngineCore:
         self.tokenizer = tokenizer
         self._tokens = self._prompt_tokens = self._begun = 0
         self._first_token_s = 0.0
+        self._larger_after_s, self._larger_at = LARGER_AFTER_S, 0.0  # at 0.0: steps are as large as at first
         self._answers: dict[str, _Answer] = {}
 
     @property
@@ -126,8 +129,11 @@ class EngineCore:
 
     def step(self) -> list[Grown | Failed]:
         """Compute one step for everyone; the news of those who got something to show, or ended."""
-        pieces = self.scheduler.plan()
         begun = time.monotonic()
+        if self._larger_at and begun >= self._larger_at:
+            self._larger_at = begun + self._larger_after_s if self.scheduler.enlarge() else 0.0
+            log.info("Steps have %d tokens again, to try it.", self.scheduler.alone_tokens)
+        pieces = self.scheduler.plan()
         for piece in pieces:
             answer = self._answers[piece.row.id]
             answer.begun_at = answer.begun_at or begun
@@ -136,7 +142,9 @@ class EngineCore:
         except OutOfMemory as error:
             # Nothing was committed: the same tokens are computed again, fewer at a time, if they can be fewer.
             if any(piece.count > 1 for piece in pieces) and self.scheduler.shrink():
-                log.warning("%s Steps have %d tokens from now on.", error.message, self.scheduler.alone_tokens)
+                self._larger_at = begun + self._larger_after_s
+                self._larger_after_s = min(2 * self._larger_after_s, LARGER_AT_LAST_S)
+                log.warning("%s Steps have %d tokens for now.", error.message, self.scheduler.alone_tokens)
                 return []
             return [self._fail(self._answers[piece.row.id], error) for piece in pieces]
         except BlueLMError as error:  # this step's rows cannot go on; others can

@@ -85,6 +85,7 @@ class Scheduler:
         self.max_running = max_running
         self.step_tokens = step_tokens
         self.alone_tokens = max(alone_tokens, step_tokens)
+        self._at_most = (self.step_tokens, self.alone_tokens)
         self.running: list[Row] = []  # oldest first
         self.waiting: Waiting[Row] = Waiting()
         self.preemptions = 0
@@ -153,6 +154,13 @@ class Scheduler:
         self.alone_tokens = max(self.alone_tokens // 2, FEWEST_TOKENS)
         self.step_tokens = min(self.step_tokens, self.alone_tokens)
         return True
+
+    def enlarge(self) -> bool:
+        """Take one `shrink` back, to try whether there is memory again; False once steps are as large as at first."""
+        step, alone = self._at_most
+        self.alone_tokens = min(self.alone_tokens * 2, alone)
+        self.step_tokens = min(step, self.alone_tokens)
+        return self.alone_tokens < alone
 
     def commit(self, piece: Piece, token: int | None) -> None:
         """Note that a piece was computed, and the token it gave (None for a piece that does not sample)."""
