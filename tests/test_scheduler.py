@@ -20,12 +20,15 @@ ROOM = BLOCK * BLOCKS
 class Serving(RuleBasedStateMachine):
     """Submit, cancel, compute, finish in any order, over a cache too small for all."""
 
+    retrace = False
+
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(BLOCKS, BLOCK)
-        self.scheduler = Scheduler(self.pool, max_running=5, step_tokens=7, alone_tokens=12)
+        self.scheduler = Scheduler(self.pool, max_running=5, step_tokens=7, alone_tokens=12, retrace=self.retrace)
         self.rows: list[Row] = []
         self.content: dict[tuple[int, int], int] = {}  # (block, place) -> token whose keys stand there
+        self.came: dict[tuple[int, int], str] = {}  # the same -> whose answer's token it was computed as, "" a prompt's
         self.count = 0
 
     # Few distinct tokens, so that prompts share beginnings.
@@ -69,7 +72,7 @@ class Serving(RuleBasedStateMachine):
         self.newcomers_were_the_poorest_of_all(before)
         assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
         assert len({id(piece.row) for piece in pieces}) == len(pieces)
-        decoding = any(piece.count == 1 and len(piece.row.tokens) > piece.row.prompt_tokens for piece in pieces)
+        decoding = any(p.count == 1 and p.samples and len(p.row.tokens) > p.row.prompt_tokens for p in pieces)
         budget = self.scheduler.step_tokens if decoding else self.scheduler.alone_tokens
         assert sum(piece.count for piece in pieces) <= max(budget, len(self.scheduler.running))
         if self.pool.free and self.scheduler.preemptions == preemptions:
@@ -79,11 +82,16 @@ class Serving(RuleBasedStateMachine):
             row = piece.row
             assert row.computed == piece.start and piece.count >= 1
             for place in range(piece.start, piece.start + piece.count):
-                self.content[row.blocks[place // BLOCK], place % BLOCK] = row.tokens[place]
+                key = row.blocks[place // BLOCK], place % BLOCK
+                self.content[key] = row.tokens[place]
+                self.came[key] = "" if piece.start < row.prompt_tokens or piece.count > 1 else row.id
+            assert not self.retrace or piece.count == 1 or piece.start + piece.count <= row.prompt_tokens
         for piece in pieces:  # what attention would read is what the row says
             for place in range(piece.start + piece.count):
                 key = piece.row.blocks[place // BLOCK], place % BLOCK
                 assert self.content[key] == piece.row.tokens[place]
+                if self.retrace:
+                    assert self.came[key] == ("" if place < piece.row.prompt_tokens else piece.row.id)
         for piece in pieces:
             self.scheduler.commit(piece, token if piece.samples else None)
             if len(piece.row.tokens) >= piece.row.max_tokens:
@@ -126,6 +134,16 @@ class Serving(RuleBasedStateMachine):
 
 Serving.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestServing = Serving.TestCase
+
+
+class Retracing(Serving):
+    """The same, and what a row reads was computed as if it had been alone from its beginning to its end."""
+
+    retrace = True
+
+
+Retracing.TestCase.settings = Serving.TestCase.settings
+TestRetracing = Retracing.TestCase
 
 
 def served(scheduler: Scheduler, rows: list[Row]) -> list[str]:

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 
-def digest(parent: bytes, tokens: Sequence[int]) -> bytes:
+def digest(parent: bytes, tokens: Sequence[int], whose: bytes = b"") -> bytes:
     """Names the text that ends with `tokens`; `parent` names what stands before (b"" at the start).
 
-    A cryptographic digest, since a collision would show one user's text to another.
+    whose: makes it a name of theirs alone, up to 64 bytes. A cryptographic digest, since a collision would show one
+    user's text to another.
     """
-    return blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
+    return blake2b(parent + array("q", tokens).tobytes(), digest_size=16, key=whose).digest()
 
 
 class BlockPool:
@@ -44,16 +45,20 @@ class BlockPool:
         """Blocks that hold this many tokens."""
         return -(-tokens // self.block_size)
 
-    def match(self, tokens: Sequence[int]) -> tuple[list[int], list[bytes]]:
+    def match(
+        self, tokens: Sequence[int], common: int | None = None, whose: bytes = b""
+    ) -> tuple[list[int], list[bytes]]:
         """Blocks that hold the longest known beginning of `tokens`, whole blocks only, and their names.
 
+        common: how many tokens are shared with everybody, all if not given; blocks beyond are `whose` (see digest).
         Never all of `tokens`: at least one is left to compute, since its logits are wanted.
         """
         blocks: list[int] = []
         names: list[bytes] = []
         name = b""
         for start in range(0, len(tokens) - self.block_size, self.block_size):
-            name = digest(name, tokens[start : start + self.block_size])
+            end = start + self.block_size
+            name = digest(name, tokens[start:end], whose if common is not None and end > common else b"")
             block = self._block_named.get(name)
             if block is None:
                 break

@@ -131,7 +131,8 @@ def _serving(settings: Settings, opened: Opened, place: _Place, report: Report) 
     report("testing", 0.95)
     check(runner, model, opened.tokenizer, opened.path)
     pool = BlockPool(fit.tokens // BLOCK_SIZE, BLOCK_SIZE)
-    scheduler = Scheduler(pool, max_running=place.wanted.running, step_tokens=fit.step, alone_tokens=fit.alone)
+    rows = place.wanted.running
+    scheduler = Scheduler(pool, max_running=rows, step_tokens=fit.step, alone_tokens=fit.alone, retrace=runner.retrace)
     return EngineCore(scheduler, runner, opened.tokenizer), _info(opened, place, weights, fit), fit
 
 

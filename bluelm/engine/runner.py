@@ -32,6 +32,7 @@ class Runner:
 
     batches: tuple[int, ...] = (1, FEW + 1)  # numbers of rows that are worth a test of their own
     rounds = False  # whether products round their inputs
+    retrace = False  # a token's numbers are the same in a prompt and in an answer, or nobody asks for exact rows
 
     def __init__(self, model: Llama, *, block_size: int, vocab: int, blocks: int = 0, exact: bool = False) -> None:
         self.model = model

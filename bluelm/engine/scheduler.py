@@ -77,11 +77,16 @@ class Scheduler:
     """Rows wait, run and leave. `plan` a step, compute it, `commit` its tokens; `remove` at any time between steps.
 
     step_tokens: computed in a step that some answers get their next token from; alone_tokens: in any other (as many,
-    if not given).
+    if not given). retrace: what was computed as an answer's token is never taken for a prompt's, nor the reverse, since
+    the runner's numbers for the two differ: a row that was put back computes its answer again as at first, a token a
+    step, and no other row shares that.
     """
 
-    def __init__(self, pool: BlockPool, *, max_running: int, step_tokens: int, alone_tokens: int = 0) -> None:
+    def __init__(
+        self, pool: BlockPool, *, max_running: int, step_tokens: int, alone_tokens: int = 0, retrace: bool = False
+    ) -> None:
         self.pool = pool
+        self.retrace = retrace
         self.max_running = max_running
         self.step_tokens = step_tokens
         self.alone_tokens = max(alone_tokens, step_tokens)
@@ -171,12 +176,19 @@ class Scheduler:
             row.tokens.append(token)
         size = self.pool.block_size
         for index in range(len(row.names), row.computed // size):
-            parent = row.names[-1] if row.names else b""
-            row.names.append(digest(parent, row.tokens[index * size : (index + 1) * size]))
+            parent, end = row.names[-1] if row.names else b"", (index + 1) * size
+            common, whose = self._sharing(row)
+            row.names.append(digest(parent, row.tokens[index * size : end], whose if end > common else b""))
             self.pool.publish(row.blocks[index], row.names[index])
+
+    def _sharing(self, row: Row) -> tuple[int, bytes]:
+        """How many of the row's tokens any other may share, and whose the blocks are that go beyond."""
+        return (row.prompt_tokens, row.id.encode()[-64:]) if self.retrace else (len(row.tokens), b"")
 
     def _prefill(self, row: Row, budget: int, pieces: list[Piece]) -> int:
         count = min(len(row.tokens) - row.computed, budget)
+        if self.retrace:
+            count = min(count, max(row.prompt_tokens - row.computed, 1))
         if not self._grow(row, row.computed + count):
             return 0
         pieces.append(Piece(row, row.computed, count))
@@ -186,7 +198,7 @@ class Scheduler:
         """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
         row = self.waiting.next(self.running)
         # What the cache has gives no log-probabilities.
-        blocks, names = ([], []) if row.params.prompt_logprobs else self.pool.match(row.tokens)
+        blocks, names = ([], []) if row.params.prompt_logprobs else self.pool.match(row.tokens, *self._sharing(row))
         if not row.params.prompt_logprobs and self._is_coming(row, len(blocks)):
             return False
         needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)

@@ -55,8 +55,8 @@ class GpuRunner:
 
     blocks, block_size: of the cache (0: `open` makes it later); vocab: ids from here on are never sampled; max_running:
     rows of a step at most; context: positions that rows reach (of the model, if not given); exact: a row that is alone
-    decodes as slowly as in company, and to the last bit the same. likely, scores: as the Runner's. On a CPU the
-    kernels need TRITON_INTERPRET=1.
+    decodes as slowly as in company, and to the last bit the same, if the scheduler does as `retrace` says. likely,
+    scores: as the Runner's. On a CPU the kernels need TRITON_INTERPRET=1.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GpuRunner:
             exact=exact,
         )  # fmt: skip
         self._prefill = Prefill(config, weights, self.cache, cos, sin, block_size=block_size, exact=exact)
-        self._exact = exact
+        self.retrace = exact  # see Scheduler: prompts and answers take different kernels
         self.likely: dict[str, Likely] = {}
         self.scores: dict[str, list[Likely]] = {}
         self._slots: list[int] = []
@@ -142,7 +142,10 @@ class GpuRunner:
         if prompts:
             sampling = [piece for piece in prompts if piece.samples]
             launches.append((self._fill(prompts, sampling), sampling))
-        self._guess([piece.row for _, some in launches for piece in some])
+        for piece in fresh:
+            if not piece.samples:  # its next token is known: the one just sampled is not it
+                self.states.part(piece.row)
+        self._guess([piece.row for _, some in launches for piece in some if piece.samples])
         tokens: dict[Row, int] = {}
         self.likely, self.scores = {}, {}
         for launch, some in launches:
@@ -150,12 +153,14 @@ class GpuRunner:
             self.likely |= launch.likely()
             for one in launch.scored:
                 self.scores.setdefault(one.row.id, []).extend(one.found.every())
-        return [tokens.get(piece.row) for piece in pieces]
+        return [tokens.get(piece.row) if piece.samples else None for piece in pieces]
 
     def _decodes(self, piece: Piece) -> bool:
-        """Also a prompt's last token, if nothing else of it is left to compute, unless rows are to be exact."""
-        of_prompt = piece.start < piece.row.prompt_tokens
-        return piece.count == 1 and piece.samples and not (self._exact and of_prompt)
+        """Also a prompt's last token, if nothing else of it is left to compute. Where rows are to be exact: an answer's
+        tokens, those of a row that was put back included, and no others."""
+        if self.retrace:
+            return piece.count == 1 and piece.start >= piece.row.prompt_tokens
+        return piece.count == 1 and piece.samples
 
     def _was_guessed(self, piece: Piece, ahead: _Launch) -> bool:
         in_place = self.states.tokens_follow(piece.row, piece.start + 1)

@@ -72,6 +72,10 @@ class States:
         """Note that a launched step samples the row's next token."""
         self._known[row].position += 1
 
+    def part(self, row: Row) -> None:
+        """Note that the token the device has sampled for this row is not its next."""
+        self._known[row].position = -1
+
     def place(self, rows: list[Row]) -> None:
         """Give each of these rows, all those of a step, a state; it may be taken from a row that is not among them."""
         missing = [row for row in rows if row not in self._known]
