@@ -282,8 +282,8 @@ def test_exact_rows_are_the_same_in_any_company_to_the_last_bit() -> None:
     there, asked = moved(model, torch.bfloat16), prompts(9, 70, 33, 17, 64, 100, 5, 21)
     asked.append(answers(on_card, there, asked[:1], 60)[0][0] + [7] * 9)
     among, _ = answers(on_card, there, asked, 60, blocks=100)
-    crowded, scheduler = answers(on_card, there, asked, 60, blocks=22)
-    assert scheduler.preemptions > 3 and crowded == among
+    crowded, scheduler = answers(on_card, there, asked, 60, blocks=18)
+    assert scheduler.preemptions > 0 and crowded == among
     for i, prompt in enumerate(asked):
         alone, _ = answers(on_card, there, [prompt], 60, blocks=100)
         assert alone[0] == among[i]
