@@ -49,6 +49,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     logs.set_up(settings)
     asking.reopen()
     sockets.cut_off_after(SEND_S)
+    sockets.keep_idle()
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     service.history()  # from the start on, not from the first look

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,19 @@ def test_clients_that_read_nothing_keep_neither_answers_nor_handles_nor_memory(s
         until(lambda: handles(server) <= before)
         assert resident(server) < size + 40 * 2**20
     server.fake(answer=WORDS, pause=0.05, send_s=30.0)
+
+
+def test_a_connection_that_was_idle_is_answered_for_longer_than_clients_keep_theirs(server: Server) -> None:
+    """Where both ends let go of it after 5 s, as httpx and uvicorn do, some requests are lost."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", int(server.url.rsplit(":", 1)[1]), timeout=5)) as line:
+        for pause in (0.0, 6.0):
+            time.sleep(pause)
+            line.putrequest("GET", "/health/live")  # `request` would connect again
+            line.endheaders()
+            with line.getresponse() as answer:
+                assert answer.status == 200 and answer.read()
+            assert line.sock is not None
+            line.auto_open = 0
 
 
 def until(reached: Callable[[], bool], seconds: float = 5.0) -> None:
