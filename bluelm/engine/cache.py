@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 
@@ -46,11 +46,11 @@ class BlockPool:
         return -(-tokens // self.block_size)
 
     def match(
-        self, tokens: Sequence[int], common: int | None = None, whose: bytes = b""
+        self, tokens: Sequence[int], whose: Callable[[int], bytes] = lambda end: b""
     ) -> tuple[list[int], list[bytes]]:
         """Blocks that hold the longest known beginning of `tokens`, whole blocks only, and their names.
 
-        common: how many tokens are shared with everybody, all if not given; blocks beyond are `whose` (see digest).
+        whose: of a block by where it ends, as `digest` has it; everybody's if not given.
         Never all of `tokens`: at least one is left to compute, since its logits are wanted.
         """
         blocks: list[int] = []
@@ -58,7 +58,7 @@ class BlockPool:
         name = b""
         for start in range(0, len(tokens) - self.block_size, self.block_size):
             end = start + self.block_size
-            name = digest(name, tokens[start:end], whose if common is not None and end > common else b"")
+            name = digest(name, tokens[start:end], whose(end))
             block = self._block_named.get(name)
             if block is None:
                 break

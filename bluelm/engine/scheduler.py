@@ -9,6 +9,7 @@ full the youngest gives its blocks back and is computed anew later; nobody fails
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bluelm.engine.cache import BlockPool, digest
@@ -177,13 +178,12 @@ class Scheduler:
         size = self.pool.block_size
         for index in range(len(row.names), row.computed // size):
             parent, end = row.names[-1] if row.names else b"", (index + 1) * size
-            common, whose = self._sharing(row)
-            row.names.append(digest(parent, row.tokens[index * size : end], whose if end > common else b""))
+            row.names.append(digest(parent, row.tokens[index * size : end], self._whose(row, end)))
             self.pool.publish(row.blocks[index], row.names[index])
 
-    def _sharing(self, row: Row) -> tuple[int, bytes]:
-        """How many of the row's tokens any other may share, and whose the blocks are that go beyond."""
-        return (row.prompt_tokens, row.id.encode()[-64:]) if self.retrace else (len(row.tokens), b"")
+    def _whose(self, row: Row, end: int) -> bytes:
+        """Who may share a block of this row that ends there: the row alone, or everybody (b"")."""
+        return row.id.encode()[-64:] if self.retrace and end > row.prompt_tokens else b""
 
     def _prefill(self, row: Row, budget: int, pieces: list[Piece]) -> int:
         count = min(len(row.tokens) - row.computed, budget)
@@ -198,7 +198,8 @@ class Scheduler:
         """Move the first waiting row to the running ones if the cache can hold all its tokens and the next one."""
         row = self.waiting.next(self.running)
         # What the cache has gives no log-probabilities.
-        blocks, names = ([], []) if row.params.prompt_logprobs else self.pool.match(row.tokens, *self._sharing(row))
+        whose = partial(self._whose, row)
+        blocks, names = ([], []) if row.params.prompt_logprobs else self.pool.match(row.tokens, whose)
         if not row.params.prompt_logprobs and self._is_coming(row, len(blocks)):
             return False
         needed = self.pool.blocks_for(len(row.tokens) + 1) - len(blocks)
