@@ -68,11 +68,13 @@ class Serving(RuleBasedStateMachine):
     def step(self, token: int) -> None:
         preemptions = self.scheduler.preemptions
         before = list(self.scheduler.running)
+        awaiting = {row for row in before if row.computed == len(row.tokens) - 1}
         pieces = self.scheduler.plan()
         self.newcomers_were_the_poorest_of_all(before)
         assert bool(pieces) == bool(self.rows), "some work is done whenever there is any"
         assert len({id(piece.row) for piece in pieces}) == len(pieces)
-        decoding = any(p.count == 1 and p.samples and len(p.row.tokens) > p.row.prompt_tokens for p in pieces)
+        # A row that comes back with one token to compute was waiting in any case: it makes no step smaller.
+        decoding = any(piece.row in awaiting for piece in pieces)
         budget = self.scheduler.step_tokens if decoding else self.scheduler.alone_tokens
         assert sum(piece.count for piece in pieces) <= max(budget, len(self.scheduler.running))
         if self.pool.free and self.scheduler.preemptions == preemptions:
@@ -170,6 +172,17 @@ def test_a_long_prompt_does_not_stop_those_who_decode() -> None:
         assert pieces[0].row is short and pieces[0].samples and sum(p.count for p in pieces) <= 8
         for piece in pieces:
             scheduler.commit(piece, 2 if piece.samples else None)
+
+
+def test_who_comes_back_with_one_token_left_makes_no_step_smaller() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK), max_running=4, step_tokens=8, alone_tokens=20)
+    back = Row("back", [1] * (BLOCK + 1), SamplingParams(), 0, 30, prompt_tokens=BLOCK)
+    scheduler.add(back)
+    scheduler.commit(scheduler.plan()[0], 1)
+    scheduler.remove(back)  # its first block stays in the cache
+    scheduler.add(Row("back", [1] * (BLOCK + 1), SamplingParams(), 0, 30, prompt_tokens=BLOCK))
+    scheduler.add(Row("long", [2] * 40, SamplingParams(), 0, 60))
+    assert [(p.row.id, p.start, p.count) for p in scheduler.plan()] == [("back", BLOCK, 1), ("long", 0, 19)]
 
 
 def test_prompts_come_in_larger_steps_where_nobody_waits_for_a_next_token() -> None:

@@ -77,10 +77,10 @@ class Piece:
 class Scheduler:
     """Rows wait, run and leave. `plan` a step, compute it, `commit` its tokens; `remove` at any time between steps.
 
-    step_tokens: computed in a step that some answers get their next token from; alone_tokens: in any other (as many,
-    if not given). retrace: what was computed as an answer's token is never taken for a prompt's, nor the reverse, since
-    the runner's numbers for the two differ: a row that was put back computes its answer again as at first, a token a
-    step, and no other row shares that.
+    step_tokens: computed in a step that running answers wait for their next token from; alone_tokens: in any other (as
+    many, if not given). retrace: what was computed as an answer's token is never taken for a prompt's, nor the
+    reverse, since the runner's numbers for the two differ: a row that was put back computes its answer again as at
+    first, a token a step, and no other row shares that.
     """
 
     def __init__(
