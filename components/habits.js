@@ -25,9 +25,9 @@ function goElsewhere(event) {
 // The page follows the text while its reader is at the bottom. Streamlit's own following misses those who leave the
 // bottom or come back to it in the moment when text is added, and pulls back whoever is carried away by anything but a
 // wheel (the focus, a search in the page): it may not scroll.
-const follow = { main: null, content: null, on: true, top: 0, held: 0, aim: 0, until: 0 };
+const follow = { main: null, content: null, on: true, pressed: false, top: 0, held: 0, aim: 0, until: 0 };
 const SCROLL_TOP = Object.getOwnPropertyDescriptor(Element.prototype, 'scrollTop');
-const following = () => follow.on && performance.now() > follow.held;
+const following = () => follow.on && !follow.pressed && performance.now() > follow.held;
 const toTheEnd = () => follow.main?.scrollTo({ top: follow.main.scrollHeight, behavior: 'instant' });
 
 // What the page's own changes move, as when a part goes and comes back, is no movement of the reader: `scrolled` hears
@@ -49,6 +49,17 @@ function scrolled() {
   follow.top = main.scrollTop;
 }
 
+// What is pressed stays under the pointer: a click has to end where it began, and a selection too.
+function pressed(event) {
+  if (event.target !== follow.main) follow.pressed = true; // else its scroll bar, whose release is not always told
+}
+
+function released(event) {
+  if (!follow.pressed || event.buttons) return;
+  follow.pressed = false;
+  setTimeout(changed); // the click comes first
+}
+
 function setOut() {
   Object.assign(follow, { aim: follow.main.scrollHeight, until: performance.now() + 1000 });
 }
@@ -64,6 +75,7 @@ function keepUp() {
   if (main && main !== follow.main) {
     main.addEventListener('scroll', scrolled, { passive: true });
     for (const kind of ['wheel', 'touchmove', 'keydown']) main.addEventListener(kind, setOut, { passive: true });
+    main.addEventListener('pointerdown', pressed, { passive: true });
     Object.defineProperty(main, 'scrollTop', {
       get: () => SCROLL_TOP.get.call(main),
       set: () => {},
@@ -146,6 +158,9 @@ export default function ({ data }) {
   new PerformanceObserver(noticeEnd).observe({ type: 'resource' });
   window.addEventListener('keydown', leaveToInputMethod, true);
   document.addEventListener('keydown', sending, true);
+  for (const kind of ['pointerup', 'pointercancel', 'pointermove']) {
+    document.addEventListener(kind, released, { capture: true, passive: true });
+  }
   document.addEventListener('click', (event) => {
     goElsewhere(event);
     if (event.target.closest(SEND)) showTheEnd();

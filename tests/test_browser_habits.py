@@ -97,6 +97,24 @@ def test_the_page_follows_the_text_only_from_the_bottom(reader: Callable[..., Br
     press(page, "Stop")
 
 
+def test_what_is_pressed_stays_under_the_pointer(reader: Callable[..., BrowserContext], server: Server) -> None:
+    """A click ends where it began, and so does a selection, though text is added meanwhile."""
+    server.fake(answer=TALL, pause=0.03)
+    page = opened(reader(), server.url)
+    say(page, "go")
+    expect(page.locator(ANSWER).last).to_contain_text("line 40")
+    page.mouse.move(600, 300)
+    page.mouse.down()
+    top = page.evaluate(f"document.querySelector('{MAIN}').scrollTop")
+    page.wait_for_function(f"{LEFT} > 400")
+    assert page.evaluate(f"document.querySelector('{MAIN}').scrollTop") == top
+    page.mouse.up()
+    page.wait_for_function(f"{LEFT} < 60")
+    page.wait_for_timeout(300)
+    page.wait_for_function(f"{LEFT} < 60")
+    press(page, "Stop")
+
+
 def to_the_bottom(page: Page) -> None:
     """As readers do: a wheel stops where the bottom was, so again where text was added meanwhile."""
     for _ in range(40):
