@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,42 @@ def test_versions_are_kept_and_stepped_through(reader: Callable[..., BrowserCont
     expect(page.locator(".said")).to_have_text(["second wording"])
     press(page, "Earlier version")
     expect(page.locator(".said")).to_have_text(["first wording", "and then"])
+
+
+def test_back_and_forward_step_through_conversations(reader: Callable[..., BrowserContext], server: Server) -> None:
+    page = opened(reader(), server.url)
+    said = page.locator(".said")
+    for text in ("first", "second"):
+        press(page, "New chat")
+        expect(said).to_have_count(0)
+        say(page, text)
+        expect(page.locator(ANSWER).last).to_contain_text("finished")
+    for step, texts in (
+        (page.go_back, []),
+        (page.go_back, ["first"]),
+        (page.go_forward, []),
+        (page.go_forward, ["second"]),
+    ):
+        step()
+        expect(said).to_have_text(texts)
+    page.go_back()
+    expect(said).to_have_count(0)
+    listed(page).last.click()
+    expect(said).to_have_text(["first"])
+
+
+def test_what_is_sent_right_after_new_chat_begins_one(reader: Callable[..., BrowserContext], server: Server) -> None:
+    """And not what the browser's address still names, which lags behind."""
+    page = opened(reader(), server.url)
+    say(page, "old")
+    expect(page.locator(ANSWER).last).to_contain_text("finished")
+    page.fill(BOX, "new")
+    server.process.send_signal(signal.SIGSTOP)
+    press(page, "New chat")
+    page.locator(BOX).press("Enter")
+    server.process.send_signal(signal.SIGCONT)
+    expect(page.locator(".said")).to_have_text(["new"])
+    expect(listed(page)).to_have_text(["new", "old"])
 
 
 def test_an_answer_cut_by_length_goes_on_in_its_place(reader: Callable[..., BrowserContext], server: Server) -> None:
