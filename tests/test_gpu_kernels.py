@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import pytest
@@ -13,20 +12,20 @@ from bluelm.engine.runner import Runner
 from bluelm.engine.sampler import sample_row
 from bluelm.engine.scheduler import BlockPool, Piece, Row, Scheduler
 from bluelm.types import SamplingParams
+from tests.gpu_kit import INTERPRETED
 from tests.tiny import BLOCK, GREEDY, VOCAB, row, step, tiny_llama
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a CUDA device or Triton's interpreter", allow_module_level=True)
 pytest.importorskip("triton")
 
-from bluelm.engine.gpu import products, rows  # noqa: E402
-from bluelm.engine.gpu.attend import Paged, attend  # noqa: E402
-from bluelm.engine.gpu.runner import GpuRunner  # noqa: E402
-from bluelm.engine.gpu.sample import Scratch, sample  # noqa: E402
-from bluelm.engine.gpu.shapes import Strip, Tile  # noqa: E402
-from bluelm.engine.gpu.states import States  # noqa: E402
-from bluelm.engine.gpu.vector import vector  # noqa: E402
+from bluelm.engine.gpu import products, rows
+from bluelm.engine.gpu.attend import Paged, attend
+from bluelm.engine.gpu.runner import GpuRunner
+from bluelm.engine.gpu.sample import Scratch, sample
+from bluelm.engine.gpu.shapes import Strip, Tile
+from bluelm.engine.gpu.states import States
+from bluelm.engine.gpu.vector import vector
 
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 # The interpreter multiplies bfloat16 wrongly without saying so.

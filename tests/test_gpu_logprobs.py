@@ -9,6 +9,7 @@ import torch
 from bluelm.engine.gpu import runner as gpu_runner
 from bluelm.engine.runner import Runner
 from bluelm.types import SamplingParams
+from tests.gpu_kit import few_programs  # noqa: F401  (of every test here)
 from tests.logprobs_kit import GREEDY, PROMPTS, QUIET, WARPED, check, check_prompts, made
 from tests.test_gpu_kernels import DEVICE, INTERPRETED, moved, on_card
 from tests.tiny import VOCAB, tiny_llama

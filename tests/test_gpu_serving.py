@@ -26,6 +26,7 @@ from bluelm.engine.wire import Failed
 from bluelm.errors import StartupError
 from bluelm.types import ModelKind, SamplingParams
 from tests.checkpoints import write_checkpoint
+from tests.gpu_kit import few_programs  # noqa: F401  (of every test here)
 
 GREEDY = SamplingParams(temperature=0.0)
 DTYPE = torch.float16  # the interpreter multiplies bfloat16 wrongly
