@@ -143,8 +143,10 @@ def test_a_step_to_another_version_stays_where_it_was_made(
     expect(page.locator(ANSWER).last).to_contain_text("finished")
     step = page.get_by_role("button", name=re.compile("Earlier|Later"))
     for name, shown in (("Earlier version", "1/2"), ("Later version", "2/2")):
+        expect(page.locator('[data-test-script-state="running"]')).to_have_count(0)  # it follows nothing any more
         button = page.get_by_role("button", name=name)
         button.scroll_into_view_if_needed()
+        page.wait_for_timeout(100)
         before = button.bounding_box()
         button.click()
         expect(page.get_by_text(shown)).to_be_in_viewport()
