@@ -29,8 +29,9 @@ def stop_editing() -> None:
 def draw_question(turn: Turn, ready: bool, wish: Wish) -> None:
     """Versions and Edit, behind what a person said."""
     id = turn.question_id
-    with st.container(horizontal=True, gap=None, key=f"actions_q{id}", vertical_alignment="center", width="content"):
-        _steps(turn.question_versions, f"q{id}", wish)
+    key = f"q{turn.question_versions.ids[0]}"
+    with st.container(horizontal=True, gap=None, key=f"actions_{key}", vertical_alignment="center", width="content"):
+        _steps(turn.question_versions, key, wish)
         if turn.status is not Status.REFUSED:  # that one goes back into the box, see draw_answer
             _icon("edit_message", f"edit_{id}", ":material/edit:", _start_editing, (id, turn.question), ready)
 
@@ -50,16 +51,17 @@ def draw_answer(turn: Turn, ready: bool, is_last: bool, wish: Wish) -> None:
     """The row under an answer that has ended."""
     id = turn.answer_id
     failed = turn.status in (Status.FAILED, Status.REFUSED) or not turn.answer.strip()
-    with st.container(horizontal=True, gap=None, key=f"actions_a{id}", vertical_alignment="center"):
-        _steps(turn.answer_versions, f"a{id}", wish)
+    key = f"a{turn.answer_versions.ids[0]}"
+    with st.container(horizontal=True, gap=None, key=f"actions_{key}", vertical_alignment="center"):
+        _steps(turn.answer_versions, key, wish)
         if turn.answer.strip():
             copy_button.draw(turn.answer, f"copy_{id}")
         if is_last and failed:
             st.button(tell("retry"), key="again", icon=":material/refresh:", on_click=wish, args=("regenerate", id),
                       disabled=not ready)  # fmt: skip
         else:
-            key = "again" if is_last else f"again_{id}"
-            _icon("regenerate", key, ":material/refresh:", wish, ("regenerate", id), ready)
+            again = "again" if is_last else f"again_{id}"
+            _icon("regenerate", again, ":material/refresh:", wish, ("regenerate", id), ready)
         if not demo.on():
             answer_dialogs.buttons(turn)
         if is_last and turn.can_go_on:
@@ -70,7 +72,7 @@ def draw_answer(turn: Turn, ready: bool, is_last: bool, wish: Wish) -> None:
 
 
 def _steps(versions: Versions, key: str, wish: Wish) -> None:
-    """‹ 2/3 ›"""
+    """‹ 2/3 ›; key: the same beside each version, so that its buttons keep the focus, and a quick next click counts."""
     if len(versions.ids) < 2:
         return
     before, after = versions.before, versions.after

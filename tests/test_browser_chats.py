@@ -87,6 +87,19 @@ def test_versions_are_kept_and_stepped_through(reader: Callable[..., BrowserCont
     expect(page.locator(".said")).to_have_text(["first wording", "and then"])
 
 
+def test_the_arrows_keep_the_focus(reader: Callable[..., BrowserContext], server: Server) -> None:
+    page = opened(reader(), server.url)
+    say(page, "again and again")
+    expect(page.locator(ANSWER).last).to_contain_text("finished")
+    for number in (2, 3):
+        press(page, "Regenerate")
+        expect(page.get_by_text(f"{number}/{number}")).to_be_visible()
+    page.get_by_role("button", name="Earlier version").focus()
+    for shown in ("2/3", "1/3"):
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(shown)).to_be_visible()
+
+
 def test_back_and_forward_step_through_conversations(reader: Callable[..., BrowserContext], server: Server) -> None:
     page = opened(reader(), server.url)
     said = page.locator(".said")
