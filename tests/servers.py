@@ -112,7 +112,8 @@ def serve(engine: str = "fake", *, env: dict[str, str] | None = None, **controls
     with tempfile.TemporaryDirectory(prefix="bluelm-server-") as folder, (Path(folder) / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--controls", json.dumps(controls)],
-            cwd=ROOT, env={**os.environ, "BLUELM_DATA": f"{folder}/data", **(env or {})}, text=True,
+            cwd=ROOT, text=True,
+            env={**os.environ, "BLUELM_DATA": f"{folder}/data", "BLUELM_DRAIN_S": "0", **(env or {})},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
         passcode = (env or {}).get("BLUELM_PASSCODE")

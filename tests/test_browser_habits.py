@@ -113,6 +113,7 @@ def test_what_is_pressed_stays_under_the_pointer(reader: Callable[..., BrowserCo
     page.wait_for_timeout(300)
     page.wait_for_function(f"{LEFT} < 60")
     press(page, "Stop")
+    server.wait_idle(3)
 
 
 def to_the_bottom(page: Page) -> None:
