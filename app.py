@@ -26,7 +26,7 @@ from bluelm.api.serving import SEND_S
 from bluelm.api.trace import Traced
 from bluelm.errors import SettingError
 from bluelm.owner import OwnerCookie
-from components import left_pages
+from components import left_pages, undisturbed
 
 log = logging.getLogger("bluelm.app")
 api = create_api(service.engine)
@@ -50,6 +50,7 @@ async def lifespan(_: Any) -> AsyncIterator[None]:
     asking.reopen()
     sockets.cut_off_after(SEND_S)
     sockets.keep_idle()
+    undisturbed.keep_callbacks_whole()
     print(*auth.start_lines(settings, listening), sep="\n", flush=True)
     await to_thread.run_sync(service.engine)
     service.history()  # from the start on, not from the first look

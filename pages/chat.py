@@ -15,6 +15,7 @@ from components import address, answer_dialogs, demo, engine_notice, prompt_libr
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 from components.reader import owner
+from components.undisturbed import undisturbed
 
 INPUT, WISH = "message", "wish"
 
@@ -22,16 +23,25 @@ engine = shared_engine()
 
 
 def wish(what: str, *values: object) -> None:
-    st.session_state[WISH] = (what, *values)
+    st.session_state.setdefault(WISH, []).append((what, *values))
 
 
 def wish_typed() -> None:
     wish("ask", st.session_state[INPUT])
 
 
+@undisturbed()
 def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conversation | None:
-    """Do what the reader wished, once; text that cannot be sent now goes back into the box."""
-    what, *values = st.session_state.pop(WISH, ("",))
+    """Do what the reader wished, once, in its order."""
+    for what, *values in st.session_state.pop(WISH, ()):
+        conversation = carry_out_one(conversation, wishes, what, *values)
+    return conversation
+
+
+def carry_out_one(
+    conversation: Conversation | None, wishes: sidebar.Wishes, what: str, *values: object
+) -> Conversation | None:
+    """Text that cannot be sent now goes back into the box."""
     text = str(values[-1]) if what in ("ask", "edit") else ""
     try:
         if what == "ask" and text.strip() and wishes.params is not None:
@@ -41,7 +51,7 @@ def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conv
             text = ""
         elif what == "write":
             text = str(values[0])
-        elif what and conversation is not None:
+        elif conversation is not None:
             text = carry_out_in(conversation, wishes, what, *values) or ""
     except Conflict:
         st.toast(tell("input.busy" if text else "error.conflict"), icon=":material/hourglass_top:")

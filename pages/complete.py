@@ -15,6 +15,7 @@ from components import address, answer_dialogs, answer_facts, draft, engine_noti
 from components.engine_handle import engine as shared_engine
 from components.i18n import tell
 from components.reader import owner
+from components.undisturbed import undisturbed
 
 TEXT, EDITING, WISH = "draft_text", "draft_editing", "draft_wish"
 
@@ -56,6 +57,7 @@ def clear() -> None:
     st.session_state[TEXT] = ""
 
 
+@undisturbed()
 def carry_out(conversation: Conversation | None, wishes: sidebar.Wishes) -> Conversation | None:
     """Do what the reader wished, once."""
     what = st.session_state.pop(WISH, "")
