@@ -45,9 +45,7 @@ def _asked() -> str | None:
             forget()
     elif asked in st.session_state.get(LEFT, ()):
         asked = st.session_state.get(CHOSEN)
-        if asked:
-            st.query_params["c"] = asked
-        else:
+        if not asked:
             del st.query_params["c"]
     return asked
 

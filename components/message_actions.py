@@ -29,7 +29,7 @@ def stop_editing() -> None:
 def draw_question(turn: Turn, ready: bool, wish: Wish) -> None:
     """Versions and Edit, behind what a person said."""
     id = turn.question_id
-    key = f"q{turn.question_versions.ids[0]}"
+    key = f"q{turn.question_versions.first}"
     with st.container(horizontal=True, gap=None, key=f"actions_{key}", vertical_alignment="center", width="content"):
         _steps(turn.question_versions, key, wish)
         if turn.status is not Status.REFUSED:  # that one goes back into the box, see draw_answer
@@ -51,7 +51,7 @@ def draw_answer(turn: Turn, ready: bool, is_last: bool, wish: Wish) -> None:
     """The row under an answer that has ended."""
     id = turn.answer_id
     failed = turn.status in (Status.FAILED, Status.REFUSED) or not turn.answer.strip()
-    key = f"a{turn.answer_versions.ids[0]}"
+    key = f"a{turn.answer_versions.first}"
     with st.container(horizontal=True, gap=None, key=f"actions_{key}", vertical_alignment="center"):
         _steps(turn.answer_versions, key, wish)
         if turn.answer.strip():

@@ -34,7 +34,7 @@ def draw(view: View, ready: bool, wish: Wish | None = None) -> DeltaGenerator | 
             if wish is not None and message_actions.editing() == turn.question_id:
                 message_actions.draw_editor(turn, wish)
             else:
-                with st.container(horizontal=True, gap="small", key=f"question_{turn.question_versions.ids[0]}"):
+                with st.container(horizontal=True, gap="small", key=f"question_{turn.question_versions.first}"):
                     _said(turn.question)
                     if wish is not None:
                         message_actions.draw_question(turn, ready and not view.busy, wish)

@@ -112,7 +112,7 @@ def plain_attention(qkv, keys, values, tables, positions, cos, sin, heads):  # t
     return paged_attention(rotate(q.view(-1, heads, dim), cos, sin), k64, v64, step), k64, v64
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:] if INTERPRETED else DTYPES, ids=str)  # both take long there
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("heads, kv, dim", [(2, 2, 32), (6, 2, 16)])
 def test_attention_over_blocks_in_any_order(dtype: torch.dtype, heads: int, kv: int, dim: int) -> None:
     positions = [0, 15, 16, 31, 32, 75] if INTERPRETED else [0, 15, 16, 127, 128, 300]

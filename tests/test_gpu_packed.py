@@ -105,7 +105,7 @@ def test_a_product_in_8_bits(dtype, kind, count, inner, outer, tile) -> None:  #
     assert (y[count] == 7.0).all(), "a row of nobody was written"
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:] if INTERPRETED else DTYPES[:2], ids=str)  # both take long there
+@pytest.mark.parametrize("dtype", DTYPES if INTERPRETED else DTYPES[:2], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "inner, group, warps, normed", [(256, 128, 2, True), (320, 64, 4, False), (96, 32, 1, True), (704, 32, 4, True)]

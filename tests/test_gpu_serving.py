@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1":
+from tests.gpu_kit import INTERPRETED, few_programs  # noqa: F401  (of every test here)
+
+if not INTERPRETED:
     pytest.skip("needs Triton's interpreter (on a card the app itself is tried)", allow_module_level=True)
 pytest.importorskip("triton")
 
@@ -26,7 +27,6 @@ from bluelm.engine.wire import Failed
 from bluelm.errors import StartupError
 from bluelm.types import ModelKind, SamplingParams
 from tests.checkpoints import write_checkpoint
-from tests.gpu_kit import few_programs  # noqa: F401  (of every test here)
 
 GREEDY = SamplingParams(temperature=0.0)
 DTYPE = torch.float16  # the interpreter multiplies bfloat16 wrongly

@@ -22,6 +22,11 @@ class Versions:
     shown: int
 
     @property
+    def first(self) -> int:
+        """The id that names all of them together."""
+        return self.ids[0]
+
+    @property
     def before(self) -> int | None:
         return self.ids[self.shown - 1] if self.shown else None
 
